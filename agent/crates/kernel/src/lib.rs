@@ -1,0 +1,1 @@
+//! The kernel side's user space: programs, maps, namespaces, sockets.

@@ -1,0 +1,1 @@
+//! Bailiff's words as types: ids, addresses by role, chains, operations, verdicts.

@@ -1,0 +1,1 @@
+//! Policies: loading, statement classification, evaluation, masks, Permit.

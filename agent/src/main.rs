@@ -1,0 +1,2 @@
+//! The binary `bailiff`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Setup, build, test, demo, bench and lint.
+fn main() {}
