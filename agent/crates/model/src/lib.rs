@@ -1,1 +1,15 @@
-//! Bailiff's words as types: ids, addresses by role, chains, operations, verdicts.
+//! Bailiff's words as types: ids, addresses by role, chains, operations and verdicts.
+//!
+//! Pure: nothing here does I/O, and nothing here decides. See `ARCHITECTURE.md` for what each word means.
+
+mod address;
+mod chain;
+mod id;
+mod operation;
+mod verdict;
+
+pub use address::{ClientAddr, ListenerAddr, OriginalDst};
+pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
+pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
+pub use operation::{EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement};
+pub use verdict::{Effect, FailureMode, Mode, Reason, RecordingLevel, SourceAddress, WhenFull};
