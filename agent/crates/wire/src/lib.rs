@@ -1,1 +1,4 @@
-//! Protocol codecs: bytes in, messages out.
+//! Protocol codecs: bytes in, messages out. No policy and no I/O; both peers are hostile.
+
+pub mod postgres;
+pub mod sql;

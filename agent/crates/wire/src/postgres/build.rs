@@ -1,0 +1,158 @@
+//! The messages that the agent itself writes.
+
+use super::backend::ErrorFields;
+
+/// An error's or a notice's texts.
+#[derive(Debug, Clone)]
+pub struct ErrorText<'a> {
+    severity: &'a [u8],
+    code: &'a [u8],
+    message: &'a str,
+    detail: Option<&'a str>,
+}
+
+impl<'a> ErrorText<'a> {
+    /// An error after which the connection closes.
+    #[must_use]
+    pub fn fatal(code: &'a str, message: &'a str) -> Self {
+        Self {
+            severity: b"FATAL",
+            code: code.as_bytes(),
+            message,
+            detail: None,
+        }
+    }
+
+    /// A policy's refusal: insufficient_privilege, with the policy and rule in the detail.
+    #[must_use]
+    pub fn denial(message: &'a str, detail: &'a str) -> Self {
+        Self {
+            severity: b"ERROR",
+            code: b"42501",
+            message,
+            detail: Some(detail),
+        }
+    }
+
+    /// An error or notice whose own words may quote what is masked: its severity and code stay.
+    #[must_use]
+    pub fn withheld(original: &ErrorFields<'a>) -> Self {
+        Self {
+            severity: original.severity(),
+            code: original.field(b'C').unwrap_or(b"XX000"),
+            message: "the message is withheld, since the statement reads masked columns",
+            detail: None,
+        }
+    }
+}
+
+/// ErrorResponse (B).
+pub fn error_response(out: &mut Vec<u8>, text: &ErrorText<'_>) {
+    error_or_notice(out, b'E', text);
+}
+
+/// NoticeResponse (B).
+pub fn notice_response(out: &mut Vec<u8>, text: &ErrorText<'_>) {
+    error_or_notice(out, b'N', text);
+}
+
+fn error_or_notice(out: &mut Vec<u8>, tag: u8, text: &ErrorText<'_>) {
+    message(out, tag, |out| {
+        let mut field = |code: u8, value: &[u8]| {
+            out.push(code);
+            push_text(out, value);
+        };
+        field(b'S', text.severity);
+        field(b'V', text.severity);
+        field(b'C', text.code);
+        field(b'M', text.message.as_bytes());
+        if let Some(detail) = text.detail {
+            field(b'D', detail.as_bytes());
+        }
+        out.push(0);
+    });
+}
+
+/// Query (F).
+pub fn query(out: &mut Vec<u8>, text: &[u8]) {
+    message(out, b'Q', |out| push_text(out, text));
+}
+
+/// Bind (F) of the unnamed portal, without parameters.
+pub fn bind_empty(out: &mut Vec<u8>, statement: &[u8]) {
+    message(out, b'B', |out| {
+        push_text(out, b"");
+        push_text(out, statement);
+        out.extend_from_slice(&[0; 6]);
+    });
+}
+
+/// Describe (F) of a portal.
+pub fn describe_portal(out: &mut Vec<u8>, portal: &[u8]) {
+    message(out, b'D', |out| {
+        out.push(b'P');
+        push_text(out, portal);
+    });
+}
+
+/// Flush (F).
+pub fn flush(out: &mut Vec<u8>) {
+    message(out, b'H', |_| {});
+}
+
+/// Writes a DataRow value by value.
+#[derive(Debug)]
+pub struct DataRowWriter<'a> {
+    out: &'a mut Vec<u8>,
+    begin: usize,
+}
+
+impl<'a> DataRowWriter<'a> {
+    /// Begins a row of so many columns, at the end of `out`.
+    pub fn new(out: &'a mut Vec<u8>, columns: usize) -> Self {
+        let begin = out.len();
+        out.push(b'D');
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&u16::try_from(columns).unwrap_or(u16::MAX).to_be_bytes());
+        Self { out, begin }
+    }
+
+    /// Adds the next value; `None` is null.
+    pub fn value(&mut self, value: Option<&[u8]>) {
+        match value {
+            None => self.out.extend_from_slice(&(-1_i32).to_be_bytes()),
+            Some(value) => {
+                self.out
+                    .extend_from_slice(&i32::try_from(value.len()).unwrap_or(i32::MAX).to_be_bytes());
+                self.out.extend_from_slice(value);
+            }
+        }
+    }
+
+    /// Ends the row.
+    pub fn finish(self) {
+        write_length(self.out, self.begin);
+    }
+}
+
+fn message(out: &mut Vec<u8>, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
+    let begin = out.len();
+    out.push(tag);
+    out.extend_from_slice(&[0; 4]);
+    body(out);
+    write_length(out, begin);
+}
+
+fn write_length(out: &mut [u8], begin: usize) {
+    let length = i32::try_from(out.len() - begin - 1).unwrap_or(i32::MAX);
+    if let Some(slot) = out.get_mut(begin + 1..begin + 5) {
+        slot.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// A string and its terminator. What follows a NUL in it is left out, since the string ends there for every reader.
+fn push_text(out: &mut Vec<u8>, text: &[u8]) {
+    let end = memchr::memchr(0, text).unwrap_or(text.len());
+    out.extend_from_slice(text.get(..end).unwrap_or_default());
+    out.push(0);
+}

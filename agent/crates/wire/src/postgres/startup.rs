@@ -1,0 +1,122 @@
+//! The first packets of a connection, which have no tag: section "Start-up".
+
+use super::DecodeError;
+use super::cursor::Cursor;
+
+/// PostgreSQL's own cap of a startup packet: `MAX_STARTUP_PACKET_LENGTH`.
+pub const MAX_STARTUP: usize = 10_000;
+
+/// Settings in one startup packet. The cap on its length bounds them anyway; this bounds the work.
+const MAX_PARAMETERS: usize = 512;
+
+const SSL: u32 = 80_877_103;
+const GSSENC: u32 = 80_877_104;
+const CANCEL: u32 = 80_877_102;
+
+/// A first packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum First<'a> {
+    /// SSLRequest.
+    Ssl,
+    /// GSSENCRequest.
+    GssEnc,
+    /// CancelRequest; its key is passed through and not read.
+    Cancel,
+    /// A TLS handshake without an SSLRequest before it.
+    DirectTls,
+    /// StartupMessage.
+    Startup(Startup<'a>),
+}
+
+/// StartupMessage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Startup<'a> {
+    /// Minor version of protocol 3.
+    pub minor: u16,
+    /// Names and values, as they came.
+    pub parameters: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Startup<'a> {
+    /// A setting by its name.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&'a [u8]> {
+        self.parameters
+            .iter()
+            .rev()
+            .find(|(found, _)| *found == name.as_bytes())
+            .map(|(_, value)| *value)
+    }
+}
+
+/// Takes the first packet off the front, and how long it is. `None`: more bytes are needed.
+pub fn next_first(bytes: &[u8]) -> Result<Option<(First<'_>, usize)>, DecodeError> {
+    // A TLS record of type handshake. As a length it would be 369 million.
+    if bytes.first() == Some(&0x16) {
+        return Ok(Some((First::DirectTls, bytes.len())));
+    }
+    let Some((declared, _)) = bytes.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let declared = i32::from_be_bytes(*declared);
+    let length = usize::try_from(declared)
+        .ok()
+        .filter(|length| *length >= 8)
+        .ok_or(DecodeError::BadLength {
+            tag: '\0',
+            length: declared,
+        })?;
+    if length > MAX_STARTUP {
+        return Err(DecodeError::Oversized {
+            tag: '\0',
+            length,
+            cap: MAX_STARTUP,
+        });
+    }
+    let Some(body) = bytes.get(4..length) else {
+        return Ok(None);
+    };
+    let mut cursor = Cursor::new(0, body);
+    let first = match cursor.u32()? {
+        SSL => {
+            cursor.finish()?;
+            First::Ssl
+        }
+        GSSENC => {
+            cursor.finish()?;
+            First::GssEnc
+        }
+        CANCEL => {
+            // Process id, then a key of 4 to 256 bytes.
+            cursor.u32()?;
+            if !(4..=256).contains(&cursor.rest().len()) {
+                return Err(cursor.bad("cancel key"));
+            }
+            First::Cancel
+        }
+        version if version >> 16 == 3 => First::Startup(startup(version, cursor)?),
+        _ => return Err(cursor.bad("protocol version")),
+    };
+    Ok(Some((first, length)))
+}
+
+fn startup(version: u32, mut cursor: Cursor<'_>) -> Result<Startup<'_>, DecodeError> {
+    let mut parameters = Vec::new();
+    loop {
+        let name = cursor.text()?;
+        if name.is_empty() {
+            break;
+        }
+        if parameters.len() >= MAX_PARAMETERS {
+            return Err(cursor.bad("number of parameters"));
+        }
+        parameters.push((name, cursor.text()?));
+    }
+    if !cursor.is_empty() {
+        return Err(DecodeError::Trailing { tag: '\0' });
+    }
+    Ok(Startup {
+        minor: u16::try_from(version & 0xffff).unwrap_or(u16::MAX),
+        parameters,
+    })
+}
