@@ -1,2 +1,54 @@
-//! Setup, build, test, demo, bench and lint.
-fn main() {}
+//! Setup, build, test, demo, bench and lint: `cargo xtask --help`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod ebpf;
+mod lint;
+mod packages;
+mod setup;
+mod shell;
+mod test;
+
+/// Everything that is done with this repository, in one place.
+///
+/// Each command first makes sure that what it needs is there: as root on Debian it installs
+/// what is missing, elsewhere it names the exact command. So `cargo xtask test` is all that a
+/// new machine needs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Build(build::Args),
+    Test(test::Args),
+    Lint(lint::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint(args) => lint::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not its Debug form, which adds a backtrace of this program where one was asked for.
+            eprintln!("\nerror: {error}");
+            error
+                .chain()
+                .skip(1)
+                .for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What the commands need from the machine, under the names of Debian 12 and 13.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// What a command is about to do; each needs a part of [`NEEDS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Compile the userspace crates.
+    Build,
+    /// Compile the kernel programs with Debian's own Rust.
+    EbpfDebian,
+    /// Run the tests that use the kernel and real servers.
+    Test,
+}
+
+/// Makes sure that everything for these purposes is there.
+///
+/// Looks for the thing itself and not for the package, so that another distribution or a hand-made installation does too.
+///
+/// # Errors
+/// When something is missing that can't be installed; the error names the command that would.
+pub(crate) fn ensure(purposes: &[Purpose]) -> Result<()> {
+    let missing = missing(purposes);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    for need in &missing {
+        println!("missing: {:<18} {}", need.package, need.why);
+    }
+    let by_hand = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    if shell::which("apt-get").is_none() {
+        bail!(
+            "install the above with your package manager (Debian's names; there the command is `{by_hand}`), \
+             then run this again"
+        );
+    }
+    if !shell::is_root() {
+        bail!("run `sudo apt-get update && sudo {by_hand}`, then run this again");
+    }
+    install(&names).with_context(|| format!("to mend it by hand: `apt-get update && {by_hand}`"))?;
+    let still = self::missing(purposes);
+    if still.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = still.iter().map(|need| need.package).collect();
+    bail!(
+        "apt-get installed {} without an error, yet it isn't found; is PATH unusual?",
+        names.join(", ")
+    )
+}
+
+/// True if the machine can install packages by itself: Debian or a relative, as root.
+pub(crate) fn can_install() -> bool {
+    shell::is_root() && shell::which("apt-get").is_some()
+}
+
+/// True if Debian's package of this name is installed.
+pub(crate) fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f=${db:Status-Status}", package])
+        .output()
+        .is_ok_and(|output| output.status.success() && output.stdout == b"installed")
+}
+
+/// The folder of the newest PostgreSQL server's programs (`initdb`, `postgres`, `pgbench`).
+pub(crate) fn postgres_bin() -> Option<PathBuf> {
+    let mut folders: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
+        .filter(|(_, bin)| bin.join("postgres").is_file())
+        .collect();
+    folders.sort();
+    folders
+        .pop()
+        .map(|(_, bin)| bin)
+        .or_else(|| shell::which("postgres").and_then(|file| Some(file.parent()?.to_path_buf())))
+}
+
+struct Need {
+    /// Debian's name, the same in 12 and 13.
+    package: &'static str,
+    why: &'static str,
+    purposes: &'static [Purpose],
+    found: fn() -> bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        package: "build-essential",
+        why: "compiles the C of PostgreSQL's grammar, and links",
+        purposes: &[Purpose::Build],
+        found: || shell::which("cc").is_some() && Path::new("/usr/include/stdio.h").is_file(),
+    },
+    Need {
+        package: "libclang-dev",
+        why: "reads the header of PostgreSQL's grammar",
+        purposes: &[Purpose::Build],
+        found: has_libclang,
+    },
+    Need {
+        package: "rustc-web",
+        why: "a Rust compiler of the distribution, for the kernel programs",
+        purposes: &[Purpose::EbpfDebian],
+        found: || Path::new("/usr/bin/rustc").is_file(),
+    },
+    Need {
+        package: "cargo-web",
+        why: "the cargo that goes with it",
+        purposes: &[Purpose::EbpfDebian],
+        found: || Path::new("/usr/bin/cargo").is_file(),
+    },
+    Need {
+        package: "rust-web-src",
+        why: "the source of `core`, which the kernel's target builds for itself",
+        purposes: &[Purpose::EbpfDebian],
+        found: crate::ebpf::has_debian_sources,
+    },
+    Need {
+        package: "iproute2",
+        why: "makes and shows network namespaces and links",
+        purposes: &[Purpose::Test],
+        found: || shell::which("ip").is_some(),
+    },
+    Need {
+        package: "postgresql",
+        why: "the real server that the tests and the demo talk to",
+        purposes: &[Purpose::Test],
+        found: || postgres_bin().is_some(),
+    },
+    Need {
+        package: "postgresql-client",
+        why: "psql, the client that people use",
+        purposes: &[Purpose::Test],
+        found: || shell::which("psql").is_some(),
+    },
+];
+
+fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
+    NEEDS
+        .iter()
+        .filter(|need| need.purposes.iter().any(|purpose| purposes.contains(purpose)))
+        .filter(|need| !(need.found)())
+        .collect()
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    shell::heading("Installing packages");
+    shell::run(
+        apt().arg("update").args(["-q"]),
+        "The package lists could not be fetched: check the network and /etc/apt/sources.list.",
+    )?;
+    if packages.contains(&"postgresql") && !is_installed("postgresql-common") {
+        // The package would start a server of its own, which nobody asked for.
+        shell::run(apt().args(INSTALL).arg("postgresql-common"), NOT_INSTALLED)?;
+        let config = Path::new("/etc/postgresql-common/createcluster.conf");
+        let old = std::fs::read_to_string(config).unwrap_or_default();
+        std::fs::write(config, format!("{old}\ncreate_main_cluster = false\n"))
+            .with_context(|| format!("{} can't be written", config.display()))?;
+    }
+    shell::run(apt().args(INSTALL).args(packages), NOT_INSTALLED)
+}
+
+// Nothing that is there may go: a package that conflicts (Debian's own rustup does) is to stop us.
+const INSTALL: [&str; 5] = ["install", "-y", "-q", "--no-install-recommends", "--no-remove"];
+const NOT_INSTALLED: &str = "apt-get says above what stands in the way.";
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn has_libclang() -> bool {
+    let folders = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("llvm-"))
+        })
+        .map(|path| path.join("lib"));
+    let fixed = [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/local/lib",
+    ];
+    std::env::var_os("LIBCLANG_PATH")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(folders)
+        .chain(fixed.map(PathBuf::from))
+        .any(|folder| {
+            std::fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|file| {
+                    let name = file.file_name();
+                    let name = name.to_string_lossy();
+                    name == "libclang.so" || name.starts_with("libclang.so.") || name.starts_with("libclang-")
+                })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_package_is_listed_once_and_each_purpose_needs_something() {
+        for (index, need) in NEEDS.iter().enumerate() {
+            assert!(
+                !NEEDS[..index].iter().any(|other| other.package == need.package),
+                "{}",
+                need.package
+            );
+            assert!(!need.purposes.is_empty(), "{}", need.package);
+        }
+        for purpose in [Purpose::Build, Purpose::EbpfDebian, Purpose::Test] {
+            assert!(
+                NEEDS.iter().any(|need| need.purposes.contains(&purpose)),
+                "{purpose:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! `cargo xtask setup`: installs what the other commands need.
+
+use anyhow::Result;
+
+use crate::ebpf;
+use crate::packages::{self, Purpose};
+
+/// Install what building and testing need, and nothing else.
+///
+/// The other commands do this by themselves; this one prepares a machine or an image without
+/// running anything. As root on Debian it installs packages without asking, elsewhere it names
+/// the command that would. It also gets a toolchain for the kernel programs (see
+/// `cargo xtask build --help`).
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: &Args) -> Result<()> {
+    packages::ensure(&[Purpose::Build, Purpose::Test])?;
+    let toolchain = ebpf::ensure(None)?;
+    println!("kernel programs: {toolchain}");
+    println!("everything is there");
+    Ok(())
+}
