@@ -1,1 +1,21 @@
-//! Policies: loading, statement classification, evaluation, masks, Permit.
+//! Policies: loading them, classifying statements, deciding, planning masks. Pure but for reading files on load.
+//!
+//! The one way to a [`Permit`] is [`Ruling::permit`], and the one way to a [`Ruling`] is a [`ChainPolicy`].
+
+mod algebra;
+mod classify;
+mod compiled;
+mod decide;
+mod glob;
+mod load;
+mod mask;
+mod parser;
+mod permit;
+
+pub use classify::{Classified, Settings, Unclassified, classify};
+pub use compiled::{Endpoint, PolicySet, Target};
+pub use decide::{ChainPolicy, Denial, Ruling};
+pub use load::{LoadErrors, Problem};
+pub use mask::{MaskAction, MaskPlan, Unresolved};
+pub use parser::{ParserPool, Submitted};
+pub use permit::{DialPermit, Permit};

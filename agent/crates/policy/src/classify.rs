@@ -1,0 +1,142 @@
+//! What a SQL text does, by PostgreSQL's own grammar.
+//!
+//! The syntax tree is walked generically, every field of every node, so that a statement hidden anywhere in another is found
+//! without this crate naming the place. What a node does is looked up by its kind; a kind of statement that isn't in the table
+//! is `unknown`.
+
+mod functions;
+mod shape;
+mod walk;
+
+pub(crate) use shape::{Output, Shape};
+
+use bailiff_model::{EffectSet, Statement};
+
+/// Words, operators and brackets in a text. Each nests the tree by at most one level, and a level was measured to take less
+/// than [`STACK_PER_LEVEL`] of stack.
+pub(crate) const MAX_NESTING: usize = 32_768;
+
+/// Bytes of stack that one level of nesting takes at most, in an unoptimised build.
+pub(crate) const STACK_PER_LEVEL: usize = 16 * 1024;
+
+/// Session settings that decide how a text is read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// `standard_conforming_strings`: whether a backslash in '…' is a plain character.
+    pub standard_conforming_strings: bool,
+    /// Whether unqualified names are known to mean what the target's `searchPath` says. Once the session may have moved its
+    /// search_path they may mean anything.
+    pub search_path_trusted: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            standard_conforming_strings: true,
+            search_path_trusted: true,
+        }
+    }
+}
+
+/// A text's statements, classified.
+#[derive(Debug, Clone, Default)]
+pub struct Classified {
+    statements: Vec<Statement>,
+    shapes: Vec<Shape>,
+    moves_search_path: bool,
+}
+
+impl Classified {
+    /// The statements, in order. None for an empty text.
+    #[must_use]
+    pub fn statements(&self) -> &[Statement] {
+        &self.statements
+    }
+
+    /// Everything that any of them does.
+    #[must_use]
+    pub fn effects(&self) -> EffectSet {
+        self.statements
+            .iter()
+            .fold(EffectSet::EMPTY, |all, statement| all.union(statement.effects))
+    }
+
+    /// Whether the values of integer literals matter to a decision: positions in ORDER BY and its kind.
+    #[must_use]
+    pub fn literal_sensitive(&self) -> bool {
+        self.shapes.iter().any(|shape| shape.positions)
+    }
+
+    /// Whether unqualified names may mean something else after it.
+    #[must_use]
+    pub fn moves_search_path(&self) -> bool {
+        self.moves_search_path
+    }
+
+    pub(crate) fn shapes(&self) -> &[Shape] {
+        &self.shapes
+    }
+}
+
+/// Why it can't be told what a text does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unclassified {
+    /// The grammar doesn't know it.
+    #[error("the text can't be parsed")]
+    Syntax,
+    /// It is too deeply nested to be parsed safely.
+    #[error("the text has more than {MAX_NESTING} words and operators")]
+    TooDeep,
+    /// The parser ended in a way that it never should.
+    #[error("the parser failed")]
+    Failed,
+}
+
+/// Classifies a text. Needs [`MAX_NESTING`] × [`STACK_PER_LEVEL`] bytes of stack: see [`ParserPool`](crate::ParserPool).
+pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassified> {
+    if nesting_bound(text) > MAX_NESTING {
+        return Err(Unclassified::TooDeep);
+    }
+    let options = if settings.standard_conforming_strings {
+        pg_query::ParserOptions::DEFAULT
+    } else {
+        pg_query::ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS
+    };
+    let parsed = pg_query::parse(text, options).map_err(|_| Unclassified::Syntax)?;
+    let mut classified = Classified::default();
+    for raw in &parsed.protobuf.stmts {
+        let tree = serde_json::to_value(&raw.stmt).map_err(|_| Unclassified::Failed)?;
+        let walked = walk::statement(&tree);
+        classified.moves_search_path |= walked.moves_search_path;
+        classified.shapes.push(shape::Shape::of(&tree));
+        classified.statements.push(walked.statement);
+    }
+    Ok(classified)
+}
+
+/// How many things a text has that can each nest the tree by a level: words, operator characters, brackets. Those inside of
+/// strings and comments count too where telling them apart would take a lexer; that only makes the bound larger.
+fn nesting_bound(text: &str) -> usize {
+    let mut bound = 0;
+    let mut in_word = false;
+    let mut in_string = false;
+    let plain_strings = !text.contains(['\\', '"', '$']) && !text.contains("--") && !text.contains("/*");
+    for byte in text.bytes() {
+        if byte == b'\'' && plain_strings {
+            in_string = !in_string;
+        }
+        if in_string {
+            in_word = false;
+            continue;
+        }
+        let word = byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80;
+        if word && !in_word {
+            bound += 1;
+        }
+        in_word = word || (in_word && byte.is_ascii_digit());
+        if b"+-*/<>=~!@#%^&|`?:([".contains(&byte) {
+            bound += 1;
+        }
+    }
+    bound
+}

@@ -1,0 +1,202 @@
+//! Policies as they are used: parsed, checked and indexed.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bailiff_model::{
+    Effect, EffectSet, FailureMode, Hop, HopKind, Mode, OriginalDst, PodInfo, Protocol, RecordingLevel,
+    SourceAddress, TargetName, WhenFull,
+};
+
+use crate::glob::Glob;
+use crate::load::{self, LoadErrors};
+use crate::mask::MaskedColumn;
+
+/// Addresses of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Network address.
+    pub address: IpAddr,
+    /// Length of its prefix in bits.
+    pub prefix: u8,
+    /// Port; 0 for any.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Whether an address lies in it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr, port: u16) -> bool {
+        (self.port == 0 || self.port == port)
+            && match (self.address, address) {
+                (IpAddr::V4(mine), IpAddr::V4(other)) => same_prefix(
+                    u128::from(mine.to_bits()) << 96,
+                    u128::from(other.to_bits()) << 96,
+                    self.prefix,
+                ),
+                (IpAddr::V6(mine), IpAddr::V6(other)) => {
+                    same_prefix(mine.to_bits(), other.to_bits(), self.prefix)
+                }
+                _ => false,
+            }
+    }
+}
+
+fn same_prefix(a: u128, b: u128, bits: u8) -> bool {
+    bits == 0 || (a ^ b) >> (128 - u32::from(bits.min(128))) == 0
+}
+
+/// What is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its name.
+    pub name: TargetName,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where it is.
+    pub endpoints: Vec<Endpoint>,
+    /// What happens to new connections when the agent doesn't answer.
+    pub failure_mode: FailureMode,
+    /// From where the agent dials it.
+    pub source_address: SourceAddress,
+    /// What happens to operations that no rule names.
+    pub default: Effect,
+    /// What happens to operations of which can't be told what they do.
+    pub unknown: Effect,
+    /// What happens to operations that can't be recorded.
+    pub when_full: WhenFull,
+    pub(crate) search_path: Vec<String>,
+    pub(crate) plain_relations: Vec<(Glob, Glob)>,
+}
+
+impl Target {
+    /// Schemas in which unqualified names are looked for, as the operator says.
+    #[must_use]
+    pub fn search_path(&self) -> &[String] {
+        &self.search_path
+    }
+}
+
+/// Which hops a policy is about. An empty list asks for nothing; what is given must all match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) namespaces: Vec<Glob>,
+    pub(crate) service_accounts: Vec<Glob>,
+    pub(crate) pods: Vec<Glob>,
+    pub(crate) pod_labels: Vec<(String, Glob)>,
+}
+
+impl Subject {
+    fn matches(&self, pod: &PodInfo) -> bool {
+        let any =
+            |globs: &[Glob], name: &str| globs.is_empty() || globs.iter().any(|glob| glob.matches(name));
+        any(&self.namespaces, &pod.namespace)
+            && any(&self.service_accounts, &pod.service_account)
+            && any(&self.pods, &pod.name)
+            && self
+                .pod_labels
+                .iter()
+                .all(|(key, value)| pod.labels.get(key).is_some_and(|found| value.matches(found)))
+    }
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) name: Arc<str>,
+    pub(crate) effects: EffectSet,
+    pub(crate) relations: Option<Vec<(Glob, Glob)>>,
+    pub(crate) functions: Option<Vec<Glob>>,
+    pub(crate) action: Effect,
+    pub(crate) message: Option<Arc<str>>,
+}
+
+/// One policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) name: Arc<str>,
+    pub(crate) mode: Mode,
+    /// `None` for every target.
+    pub(crate) targets: Option<Vec<TargetName>>,
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) masks: Vec<MaskedColumn>,
+    pub(crate) recording: RecordingLevel,
+}
+
+impl Policy {
+    /// Whether it is about a hop at a target. A hop of which nothing is known is no policy's subject.
+    pub(crate) fn is_about(&self, target: &TargetName, hop: &Hop) -> bool {
+        let HopKind::Pod { pod, .. } = &hop.kind else {
+            return false;
+        };
+        self.targets
+            .as_ref()
+            .is_none_or(|targets| targets.contains(target))
+            && (self.subjects.is_empty() || self.subjects.iter().any(|subject| subject.matches(pod)))
+    }
+}
+
+/// All targets and policies of one load.
+#[derive(Debug, Clone)]
+pub struct PolicySet {
+    pub(crate) generation: u64,
+    pub(crate) targets: Vec<Arc<Target>>,
+    pub(crate) policies: Vec<Arc<Policy>>,
+}
+
+impl PolicySet {
+    /// Reads every `*.yaml` and `*.yml` in a directory.
+    ///
+    /// Documents of group `bailiff.dev` and kinds Target and Policy are taken; kinds that other parts of Bailiff read are left
+    /// alone. All problems are told together, each with its file, line and mend; with any of them nothing is loaded.
+    pub fn load(directory: &Path) -> Result<Self, LoadErrors> {
+        load::directory(directory)
+    }
+
+    /// The same, from texts with names to call them by.
+    pub fn from_sources(sources: &[(&str, &str)]) -> Result<Self, LoadErrors> {
+        load::sources(sources)
+    }
+
+    pub(crate) fn new(targets: Vec<Target>, policies: Vec<Policy>) -> Self {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        Self {
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            targets: targets.into_iter().map(Arc::new).collect(),
+            policies: policies.into_iter().map(Arc::new).collect(),
+        }
+    }
+
+    /// Tells this load from every other one of this process.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What is protected.
+    #[must_use]
+    pub fn targets(&self) -> &[Arc<Target>] {
+        &self.targets
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn policies(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// The target at an address: by the longest prefix, then an exact port before any.
+    #[must_use]
+    pub fn target_for(&self, destination: OriginalDst) -> Option<&Arc<Target>> {
+        let (address, port) = (destination.get().ip(), destination.get().port());
+        self.targets
+            .iter()
+            .flat_map(|target| target.endpoints.iter().map(move |endpoint| (target, endpoint)))
+            .filter(|(_, endpoint)| endpoint.contains(address, port))
+            .max_by_key(|(_, endpoint)| (endpoint.prefix, endpoint.port != 0))
+            .map(|(target, _)| target)
+    }
+}

@@ -1,0 +1,215 @@
+//! Reading policies from YAML, and refusing what can't work: each problem with its file, line and mend.
+
+mod check;
+mod schema;
+
+use std::fmt;
+use std::path::Path;
+
+use crate::compiled::PolicySet;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// The line, from 1; 0 where it's the file as a whole.
+    pub line: u64,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do about it.
+    pub mend: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}: {}\n    mend: {}",
+            self.file, self.line, self.reason, self.mend
+        )
+    }
+}
+
+/// Everything that is wrong. Nothing was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadErrors(pub Vec<Problem>);
+
+impl fmt::Display for LoadErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} problem(s) in the configuration:", self.0.len())?;
+        for problem in &self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for LoadErrors {}
+
+/// The group and version that is read.
+pub(crate) const API_VERSION: &str = "bailiff.dev/v1alpha1";
+
+/// A file larger than this is no policy.
+const MAX_FILE: u64 = 4 << 20;
+
+pub(crate) fn directory(directory: &Path) -> Result<PolicySet, LoadErrors> {
+    let whole = |reason: String, mend: &str| {
+        LoadErrors(vec![Problem {
+            file: directory.display().to_string(),
+            line: 0,
+            reason,
+            mend: mend.to_owned(),
+        }])
+    };
+    let entries = std::fs::read_dir(directory).map_err(|error| {
+        whole(
+            format!("cannot be read: {error}"),
+            "give a directory that holds *.yaml files",
+        )
+    })?;
+    let mut files: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        })
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(whole(
+            "holds no *.yaml file".to_owned(),
+            "write Targets and Policies into it; see examples/",
+        ));
+    }
+    let mut problems = Vec::new();
+    let mut texts = Vec::new();
+    for path in files {
+        let name = path.display().to_string();
+        let size = std::fs::metadata(&path).map(|about| about.len());
+        let text = match size {
+            Ok(size) if size > MAX_FILE => Err(format!("is {size} bytes long, more than {MAX_FILE}")),
+            _ => std::fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}")),
+        };
+        match text {
+            Ok(text) => texts.push((name, text)),
+            Err(reason) => problems.push(Problem {
+                file: name,
+                line: 0,
+                reason,
+                mend: "mend or remove the file".to_owned(),
+            }),
+        }
+    }
+    let texts: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    finish(&texts, problems)
+}
+
+pub(crate) fn sources(sources: &[(&str, &str)]) -> Result<PolicySet, LoadErrors> {
+    finish(sources, Vec::new())
+}
+
+fn finish(sources: &[(&str, &str)], mut problems: Vec<Problem>) -> Result<PolicySet, LoadErrors> {
+    let mut documents = Vec::new();
+    for (file, text) in sources {
+        for document in split(text) {
+            if let Some(parsed) = parse(file, &document, &mut problems) {
+                documents.push(((*file).to_owned(), parsed));
+            }
+        }
+    }
+    let set = check::compile(&documents, &mut problems);
+    if problems.is_empty() {
+        Ok(set)
+    } else {
+        Err(LoadErrors(problems))
+    }
+}
+
+/// The documents of a file, each with as many empty lines before it as put its own lines at their numbers.
+fn split(text: &str) -> Vec<String> {
+    let mut documents = vec![String::new()];
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_end() == "---" {
+            documents.push("\n".repeat(number + 1));
+        } else if let Some(document) = documents.last_mut() {
+            document.push_str(line);
+            document.push('\n');
+        }
+    }
+    let says_nothing = |text: &str| {
+        text.lines()
+            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    };
+    documents.retain(|document| !says_nothing(document));
+    documents
+}
+
+fn parse(file: &str, document: &str, problems: &mut Vec<Problem>) -> Option<schema::Document> {
+    let first = document
+        .lines()
+        .position(|line| !line.trim().is_empty())
+        .unwrap_or(0) as u64
+        + 1;
+    let mut wrong = |line: u64, reason: String, mend: &str| {
+        problems.push(Problem {
+            file: file.to_owned(),
+            line,
+            reason,
+            mend: mend.to_owned(),
+        });
+        None
+    };
+    let head: schema::Head = match serde_saphyr::from_str(document) {
+        Ok(head) => head,
+        Err(error) => {
+            let line = error.location().map_or(first, |at| at.line());
+            return wrong(
+                line,
+                short(&error),
+                "every document begins with apiVersion and kind",
+            );
+        }
+    };
+    if head.api_version != API_VERSION {
+        let reason = format!("apiVersion is {:?}", head.api_version);
+        return wrong(first, reason, &format!("write apiVersion: {API_VERSION}"));
+    }
+    let parsed = match head.kind.as_str() {
+        "Target" => serde_saphyr::from_str(document).map(schema::Document::Target),
+        "Policy" => serde_saphyr::from_str(document).map(schema::Document::Policy),
+        "Inventory" => return None, // The standalone world reads it.
+        other => {
+            return wrong(
+                first,
+                format!("kind {other:?} is not known"),
+                "kinds are Target, Policy and Inventory",
+            );
+        }
+    };
+    match parsed {
+        Ok(parsed) => Some(parsed),
+        Err(error) => {
+            let line = error.location().map_or(first, |at| at.line());
+            wrong(
+                line,
+                short(&error),
+                "see examples/ for every field; names are spelled in camelCase",
+            )
+        }
+    }
+}
+
+/// The error without the excerpt of the file that the library draws under it.
+fn short(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .to_owned()
+}

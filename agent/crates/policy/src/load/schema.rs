@@ -1,0 +1,125 @@
+//! The resources as they are written.
+
+use std::collections::BTreeMap;
+
+use bailiff_model::{
+    Effect, FailureMode, Mode, Protocol, RecordingLevel, SourceAddress, SqlEffect, WhenFull,
+};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::mask::MaskAction;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Head {
+    pub(super) api_version: String,
+    pub(super) kind: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Document {
+    Target(Resource<TargetSpec>),
+    Policy(Resource<PolicySpec>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Resource<S> {
+    #[serde(rename = "apiVersion")]
+    pub(super) _api_version: String,
+    #[serde(rename = "kind")]
+    pub(super) _kind: String,
+    pub(super) metadata: Metadata,
+    pub(super) spec: S,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata {
+    pub(super) name: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TargetSpec {
+    pub(super) protocol: Protocol,
+    pub(super) endpoints: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) failure_mode: FailureMode,
+    #[serde(default)]
+    pub(super) source_address: SourceAddress,
+    #[serde(default = "deny")]
+    pub(super) default: Effect,
+    #[serde(default = "deny")]
+    pub(super) unknown: Effect,
+    #[serde(default)]
+    pub(super) recording: TargetRecording,
+    #[serde(default = "public")]
+    pub(super) search_path: Vec<String>,
+    #[serde(default)]
+    pub(super) plain_relations: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TargetRecording {
+    #[serde(default)]
+    pub(super) when_full: WhenFull,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PolicySpec {
+    #[serde(default)]
+    pub(super) mode: Mode,
+    pub(super) targets: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) subjects: Vec<SubjectSpec>,
+    #[serde(default)]
+    pub(super) rules: Vec<RuleSpec>,
+    #[serde(default)]
+    pub(super) masks: Vec<MaskSpec>,
+    #[serde(default)]
+    pub(super) recording: RecordingLevel,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct SubjectSpec {
+    #[serde(default)]
+    pub(super) namespaces: Vec<String>,
+    #[serde(default)]
+    pub(super) service_accounts: Vec<String>,
+    #[serde(default)]
+    pub(super) pods: Vec<String>,
+    #[serde(default)]
+    pub(super) pod_labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RuleSpec {
+    pub(super) name: Spanned<String>,
+    pub(super) effects: Spanned<Vec<SqlEffect>>,
+    pub(super) relations: Option<Spanned<Vec<String>>>,
+    pub(super) functions: Option<Spanned<Vec<String>>>,
+    pub(super) action: Effect,
+    pub(super) message: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct MaskSpec {
+    pub(super) columns: Spanned<Vec<Spanned<String>>>,
+    #[serde(rename = "with")]
+    pub(super) action: MaskAction,
+}
+
+fn deny() -> Effect {
+    Effect::Deny
+}
+
+fn public() -> Vec<String> {
+    vec!["public".to_owned()]
+}

@@ -1,0 +1,298 @@
+//! Which of a result's columns are masked, or why that can't be told.
+//!
+//! Without the server's catalog the plan rests on names, and on the stricter answer wherever names don't tell: a masked column
+//! may only be a plain entry of the select list of one plain SELECT. See `ARCHITECTURE.md`, "Masks".
+
+use bailiff_model::{EffectSet, RelationRef, SqlEffect};
+
+use crate::classify::{Classified, Output, Shape};
+use crate::glob::Glob;
+
+/// What is done to a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+pub enum MaskAction {
+    /// A placeholder stands in its place.
+    Redact,
+    /// Null stands in its place.
+    Null,
+}
+
+/// A column that is masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MaskedColumn {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) column: String,
+    pub(crate) action: MaskAction,
+}
+
+/// The columns of a result can't be told from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the result's columns aren't those that the statement names")]
+pub struct Unresolved;
+
+/// How a statement's result is masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaskPlan {
+    /// For each entry of the select list: a star, or what is done to the column.
+    entries: Vec<Entry>,
+    /// Names of masked columns, for what a star stands for.
+    by_name: Vec<(String, MaskAction)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Star,
+    Column(Option<MaskAction>),
+    Expression,
+}
+
+impl MaskPlan {
+    /// Matches the plan with the columns that the server told: name, table and number in the table.
+    pub fn resolve<'a>(
+        &self,
+        fields: impl IntoIterator<Item = (&'a [u8], u32, i16)>,
+    ) -> Result<Vec<Option<MaskAction>>, Unresolved> {
+        let fields: Vec<_> = fields.into_iter().collect();
+        let stars = self.entries.iter().filter(|entry| **entry == Entry::Star).count();
+        if stars == 0 && fields.len() != self.entries.len() {
+            return Err(Unresolved);
+        }
+        // Entries before the first star and after the last are told by their place, what is between by its name.
+        let head: Vec<_> = self.entries.iter().map_while(Entry::placed).collect();
+        let tail: Vec<_> = if stars == 0 {
+            Vec::new()
+        } else {
+            self.entries.iter().rev().map_while(Entry::placed).collect()
+        };
+        if fields.len() < head.len() + tail.len() {
+            return Err(Unresolved);
+        }
+        let between = fields.len() - tail.len();
+        let strictest = self.by_name.iter().map(|(_, action)| *action).max();
+        Ok(fields
+            .iter()
+            .enumerate()
+            .map(|(place, (name, table_oid, _))| {
+                let entry = match head.get(place) {
+                    Some(entry) => *entry,
+                    None if place >= between => {
+                        tail.get(fields.len() - 1 - place).copied().unwrap_or(Entry::Star)
+                    }
+                    None => Entry::Star,
+                };
+                let placed = match entry {
+                    Entry::Column(Some(action)) => Some(action),
+                    // `p.f` may be f(p), a function of the whole row: then it comes from no table.
+                    Entry::Column(None) if *table_oid == 0 => strictest,
+                    Entry::Column(None) | Entry::Expression | Entry::Star => None,
+                };
+                // By name as well, wherever it stands: masking more than must be is safe.
+                placed.or_else(|| self.named(name))
+            })
+            .collect())
+    }
+
+    /// Whether error and notice texts may quote what is masked.
+    #[must_use]
+    pub fn hides_error_text(&self) -> bool {
+        true
+    }
+
+    fn named(&self, name: &[u8]) -> Option<MaskAction> {
+        self.by_name
+            .iter()
+            .filter(|(masked, _)| masked.as_bytes() == name)
+            .map(|(_, action)| *action)
+            .max()
+    }
+}
+
+impl Entry {
+    /// The entry, where its place in the result is its place in the list.
+    fn placed(&self) -> Option<Self> {
+        (*self != Self::Star).then_some(*self)
+    }
+}
+
+/// What planning needs to know of a target.
+pub(crate) struct Known<'a> {
+    /// Relations that the operator vouches for: they are no views over masked tables.
+    pub(crate) plain: &'a [(Glob, Glob)],
+    /// Schemas in which unqualified names are looked for.
+    pub(crate) search_path: &'a [String],
+}
+
+/// Relations of the catalog that hold values of tables or texts of statements.
+const TELLING: &[&str] = &[
+    "pg_authid",
+    "pg_cursors",
+    "pg_largeobject",
+    "pg_prepared_statements",
+    "pg_shadow",
+    "pg_stat_activity",
+    "pg_stat_statements",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_user_mapping",
+    "pg_user_mappings",
+    "pg_replication_slots",
+];
+
+/// Plans the masks of a text, or says why it may read a masked column in a way that can't be masked.
+pub(crate) fn plan(
+    classified: &Classified,
+    masked: &[MaskedColumn],
+    known: &Known<'_>,
+) -> Result<Option<MaskPlan>, String> {
+    if masked.is_empty() {
+        return Ok(None);
+    }
+    let mut plan = None;
+    for (statement, shape) in classified.statements().iter().zip(classified.shapes()) {
+        let opaque: EffectSet = [
+            SqlEffect::Execute,
+            SqlEffect::Unknown,
+            SqlEffect::Create,
+            SqlEffect::Alter,
+        ]
+        .into_iter()
+        .collect();
+        if let Some(effect) = statement.effects.iter().find(|effect| opaque.contains(*effect)) {
+            return Err(format!("what it does ({effect}) may read masked columns unseen"));
+        }
+        let touched: Vec<&RelationRef> = statement.reads.iter().chain(&statement.writes).collect();
+        for relation in &touched {
+            let is_masked = masked.iter().any(|column| names(relation, column));
+            if !is_masked && !is_vouched(relation, known) {
+                return Err(format!(
+                    "{relation} may be a view of masked columns; if it isn't, list it in the target's plainRelations"
+                ));
+            }
+        }
+        let here: Vec<&MaskedColumn> = masked
+            .iter()
+            .filter(|column| touched.iter().any(|relation| names(relation, column)))
+            .collect();
+        if here.is_empty() {
+            continue;
+        }
+        let of_statement = plan_one(shape, &here)?;
+        if let Some(found) = of_statement {
+            if classified.statements().len() > 1 {
+                return Err("a text of several statements that reads masked columns".to_owned());
+            }
+            plan = Some(found);
+        }
+    }
+    Ok(plan)
+}
+
+fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, String> {
+    let full = |column: &MaskedColumn| format!("{}.{}.{}", column.schema, column.table, column.column);
+    for column in here {
+        if shape.used.contains(&column.column) {
+            return Err(format!(
+                "{} is used other than as a plain column of the result",
+                full(column)
+            ));
+        }
+    }
+    let Some(first) = here.first() else {
+        return Ok(None);
+    };
+    if shape.unnamed_use {
+        return Err(format!(
+            "{} may be used by a *, a NATURAL JOIN or a renamed column",
+            full(first)
+        ));
+    }
+    if shape.used.iter().any(|name| shape.row_names.contains(name)) {
+        return Err(format!("a whole row that holds {} may be used", full(first)));
+    }
+    let Some(outputs) = &shape.outputs else {
+        // No result with plain columns: an UPDATE or a subquery that uses other columns only.
+        return Ok(None);
+    };
+    let action = |name: &str| {
+        here.iter()
+            .filter(|column| column.column == name)
+            .map(|column| column.action)
+            .max()
+    };
+    let mut entries = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        entries.push(match output {
+            Output::Star => Entry::Star,
+            Output::Expression => Entry::Expression,
+            Output::Column { name, alias } => {
+                if shape.row_names.contains(name) && action(name).is_none() {
+                    return Err(format!("{name} may be a whole row that holds {}", full(first)));
+                }
+                let found = action(name);
+                if found.is_some() && alias.as_ref().is_some_and(|alias| shape.used.contains(alias)) {
+                    return Err(format!("{} is used under another name", full(first)));
+                }
+                Entry::Column(found)
+            }
+        });
+    }
+    let masks_something = entries
+        .iter()
+        .any(|entry| matches!(entry, Entry::Star | Entry::Column(Some(_))));
+    if shape.positions && masks_something {
+        return Err(format!("{} may be used by its position", full(first)));
+    }
+    // Only stars before, between or behind which nothing masked stands by place alone can be told apart.
+    let first_star = entries.iter().position(|entry| *entry == Entry::Star);
+    let last_star = entries.iter().rposition(|entry| *entry == Entry::Star);
+    if let (Some(from), Some(to)) = (first_star, last_star) {
+        let hidden = entries
+            .get(from..to)
+            .unwrap_or_default()
+            .iter()
+            .zip(outputs.get(from..to).unwrap_or_default());
+        if hidden.into_iter().any(|(entry, output)| {
+            matches!(entry, Entry::Column(Some(_))) && matches!(output, Output::Column { alias: Some(_), .. })
+        }) {
+            return Err(format!("{} stands between two * under another name", full(first)));
+        }
+    }
+    if !masks_something {
+        return Ok(None);
+    }
+    let by_name = here
+        .iter()
+        .map(|column| (column.column.clone(), column.action))
+        .collect();
+    Ok(Some(MaskPlan { entries, by_name }))
+}
+
+/// Whether a relation may be a masked column's table. Without a schema it may be in any.
+fn names(relation: &RelationRef, column: &MaskedColumn) -> bool {
+    relation.name == column.table
+        && relation
+            .schema
+            .as_ref()
+            .is_none_or(|schema| *schema == column.schema)
+}
+
+fn is_vouched(relation: &RelationRef, known: &Known<'_>) -> bool {
+    let name = relation.name.as_str();
+    let vouched_in = |schema: &str| {
+        known
+            .plain
+            .iter()
+            .any(|(s, n)| s.matches(schema) && n.matches(name))
+    };
+    match relation.schema.as_deref() {
+        Some("pg_catalog") => !TELLING.contains(&name),
+        Some("information_schema") => true,
+        Some(schema) => vouched_in(schema),
+        None if name.starts_with("pg_") => !TELLING.contains(&name),
+        None => !known.search_path.is_empty() && known.search_path.iter().all(|schema| vouched_in(schema)),
+    }
+}
