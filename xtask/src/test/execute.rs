@@ -222,10 +222,8 @@ impl Transcript {
         if self.in_failures && self.failures.len() < 400 {
             self.failures.push(line.to_owned());
         }
-        // With --nocapture it comes in the middle of libtest's own line.
-        if let Some(at) = line.find(SKIPPED) {
-            let reason = line.split_at(at).1.to_owned();
-            self.reasons.push(reason);
+        if line.starts_with(SKIPPED) {
+            self.reasons.push(line.to_owned());
         }
     }
 
