@@ -38,10 +38,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(super) fn of(tree: &Value) -> Self {
-        let mut shape = Self {
-            nested_reads,
-            ..Self::default()
-        };
+        let mut shape = Self::default();
         match tree.as_object().and_then(as_node) {
             Some(("SelectStmt", body)) if is_plain(body) => {
                 let Some(fields) = body.as_object() else {

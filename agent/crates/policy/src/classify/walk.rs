@@ -15,11 +15,7 @@ pub(super) struct Walked {
 pub(super) fn statement(tree: &Value) -> Walked {
     let mut walk = Walk::default();
     walk.value(tree);
-    for list in [
-        &mut walk.found.reads,
-        &mut walk.found.writes,
-        &mut walk.nested_reads,
-    ] {
+    for list in [&mut walk.found.reads, &mut walk.found.writes] {
         list.sort();
         list.dedup();
     }
@@ -27,7 +23,6 @@ pub(super) fn statement(tree: &Value) -> Walked {
     walk.found.functions.dedup();
     Walked {
         statement: walk.found,
-        nested_reads: walk.nested_reads,
         moves_search_path: walk.moves_search_path,
     }
 }
@@ -428,7 +423,6 @@ impl Walk {
         } else {
             let mut inner = Self {
                 ctes: self.ctes.clone(),
-                depth: self.depth,
                 ..Self::default()
             };
             inner.fields(fields, &["options"]);
