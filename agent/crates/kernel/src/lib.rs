@@ -1,1 +1,14 @@
-//! The kernel side's user space: programs, maps, namespaces, sockets.
+//! The kernel side's user space: programs, maps, namespaces, cgroups and sockets.
+//!
+//! The only home of `unsafe` in user space: it is in `sys`, under safe functions.
+
+pub mod cgroup;
+mod error;
+pub mod net;
+pub mod netns;
+mod object;
+mod redirect;
+mod sys;
+
+pub use error::KernelError;
+pub use redirect::{Creator, FourTuple, Options, Origin, Redirect, TargetEntry};

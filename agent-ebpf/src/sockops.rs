@@ -1,0 +1,134 @@
+//! TCP's callbacks: the origin is published when the local port is known, and before the SYN leaves.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_sock_ops;
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use bailiff_common::{Address, Counter, NOTE_DIVERTED, OriginKey, V4_MAPPED};
+
+use crate::connect::note;
+use crate::maps::{ORIGINS, count};
+
+const CONNECT: u32 = 3;
+const STATE: u32 = 10;
+const STATE_FLAG: i32 = 4;
+const TCP_CLOSE: u32 = 7;
+const AF_INET: u32 = 2;
+
+#[sock_ops]
+pub(crate) fn bailiff_sockops(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        CONNECT => connecting(&ctx),
+        STATE if ctx.arg(1) == TCP_CLOSE => {
+            let _ = ORIGINS.remove(&key(&ctx));
+        }
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let key = key(ctx);
+    // SAFETY: the context is valid for the call.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    let note = if sk.is_null() {
+        core::ptr::null_mut()
+    } else {
+        note(sk.cast(), 0)
+    };
+    // SAFETY: the socket's own storage.
+    let diverted = !note.is_null()
+        && unsafe {
+            (*note).state == NOTE_DIVERTED
+                && u32::from((*note).origin.listener_port) == u32::from(key.listener_port)
+        };
+    if !diverted {
+        // An entry that a refused connect left must not be inherited by whoever gets its port next.
+        let _ = ORIGINS.remove(&key);
+        return;
+    }
+    // SAFETY: as above.
+    let origin = unsafe { &(*note).origin };
+    let _ = ORIGINS.remove(&OriginKey {
+        netns: origin.socket,
+        ..OriginKey::default()
+    });
+    if ORIGINS.insert(&key, origin, 0).is_err() {
+        count(Counter::OriginLost);
+    }
+    let _ = ctx.set_cb_flags(STATE_FLAG);
+}
+
+#[inline(always)]
+fn key(ctx: &SockOpsContext) -> OriginKey {
+    // SAFETY: the context is valid for the call.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let mut key = OriginKey {
+        netns,
+        client_port: ctx.local_port() as u16,
+        // In network order, in the upper half.
+        listener_port: u32::from_be(ctx.remote_port()) as u16,
+        ..OriginKey::default()
+    };
+    if ctx.family() == AF_INET {
+        addresses_v4(ctx.ops, &mut key)
+    } else {
+        addresses_v6(ctx.ops, &mut key)
+    };
+    key
+}
+
+// Functions of their own: in one, the compiler computes the fields' place first and loads them after the branch, and the
+// verifier answers "dereference of modified ctx ptr R6 off=24 disallowed".
+#[inline(never)]
+fn addresses_v4(ops: *mut bpf_sock_ops, key: &mut OriginKey) -> u32 {
+    // SAFETY: the context is valid for the call.
+    let (local, remote) = unsafe { ((*ops).local_ip4, (*ops).remote_ip4) };
+    key.client = mapped(local);
+    key.listener = mapped(remote);
+    0
+}
+
+#[inline(never)]
+fn addresses_v6(ops: *mut bpf_sock_ops, key: &mut OriginKey) -> u32 {
+    // Volatile, since two words read as one give "invalid bpf_context access off=48 size=8".
+    // SAFETY: the context is valid for the call.
+    unsafe {
+        let word = |place: *const u32| core::ptr::read_volatile(place);
+        let local = &raw const (*ops).local_ip6;
+        let remote = &raw const (*ops).remote_ip6;
+        key.client = words(
+            word(&raw const (*local)[0]),
+            word(&raw const (*local)[1]),
+            word(&raw const (*local)[2]),
+            word(&raw const (*local)[3]),
+        );
+        key.listener = words(
+            word(&raw const (*remote)[0]),
+            word(&raw const (*remote)[1]),
+            word(&raw const (*remote)[2]),
+            word(&raw const (*remote)[3]),
+        );
+    }
+    0
+}
+
+#[inline(always)]
+fn mapped(v4: u32) -> Address {
+    let mut address = [0u8; 16];
+    address[..12].copy_from_slice(&V4_MAPPED);
+    address[12..].copy_from_slice(&v4.to_ne_bytes());
+    address
+}
+
+#[inline(always)]
+fn words(a: u32, b: u32, c: u32, d: u32) -> Address {
+    let mut address = [0u8; 16];
+    address[0..4].copy_from_slice(&a.to_ne_bytes());
+    address[4..8].copy_from_slice(&b.to_ne_bytes());
+    address[8..12].copy_from_slice(&c.to_ne_bytes());
+    address[12..16].copy_from_slice(&d.to_ne_bytes());
+    address
+}

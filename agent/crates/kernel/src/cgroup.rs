@@ -1,0 +1,68 @@
+//! cgroup v2, whole or the unified half of a hybrid hierarchy.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bailiff_model::CgroupId;
+
+use crate::KernelError;
+
+/// Where cgroup2 is mounted, by `/proc/self/mountinfo`.
+pub fn mount() -> Result<PathBuf, KernelError> {
+    let mounts =
+        std::fs::read_to_string("/proc/self/mountinfo").map_err(KernelError::system("cannot read mounts"))?;
+    mounts
+        .lines()
+        .filter_map(|line| line.split_once(" - "))
+        .filter(|(_, kind)| kind.split(' ').next() == Some("cgroup2"))
+        .find_map(|(place, _)| place.split(' ').nth(4))
+        .map(PathBuf::from)
+        .ok_or(KernelError::NoCgroup2)
+}
+
+/// A cgroup's id.
+pub fn id(path: &Path) -> io::Result<CgroupId> {
+    Ok(CgroupId(std::fs::metadata(path)?.ino()))
+}
+
+/// The calling process's cgroup, below the mount.
+pub fn current() -> Result<PathBuf, KernelError> {
+    let text = std::fs::read_to_string("/proc/self/cgroup")
+        .map_err(KernelError::system("cannot read /proc/self/cgroup"))?;
+    let path = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .ok_or(KernelError::NoCgroup2)?;
+    Ok(mount()?.join(path.trim_start_matches('/')))
+}
+
+/// Moves a process into a cgroup; 0 for the calling one.
+pub fn join(path: &Path, pid: u32) -> io::Result<()> {
+    std::fs::write(path.join("cgroup.procs"), pid.to_string())
+}
+
+/// Ends everything in a cgroup and below, and removes it and what is below it.
+pub fn end(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let _ = std::fs::write(path.join("cgroup.kill"), "1");
+    for entry in std::fs::read_dir(path)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            end(&entry.path())?;
+        }
+    }
+    // Processes that were killed need a moment to go.
+    let mut last = Ok(());
+    for _ in 0..200 {
+        last = std::fs::remove_dir(path);
+        match &last {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            _ => break,
+        }
+    }
+    last
+}

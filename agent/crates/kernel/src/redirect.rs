@@ -1,0 +1,192 @@
+//! The kernel programs and their maps: loading, taking over, steering, reading, removing.
+
+mod entries;
+mod links;
+mod maps;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bailiff_common::{Config, Counter, Enrolment};
+use bailiff_model::{CgroupId, FailureMode, NetnsCookie, OriginalDst, ProcessId};
+
+use crate::{KernelError, sys};
+
+pub use entries::TargetEntry;
+
+/// How the kernel side is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A directory on a bpf file system that is this instance's own.
+    pub pins: PathBuf,
+    /// The cgroup above all pods: the programs hang there.
+    pub pods_cgroup: PathBuf,
+    /// The agent's own cgroup.
+    pub agent_cgroup: CgroupId,
+    /// A heartbeat older than this counts as none.
+    pub heartbeat_max_age: std::time::Duration,
+}
+
+/// A connection, as the accepting side sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FourTuple {
+    /// The namespace of the listener, and so of the client.
+    pub netns: NetnsCookie,
+    /// The client's end.
+    pub client: SocketAddr,
+    /// The listener's end.
+    pub listener: SocketAddr,
+}
+
+/// What the kernel noted about a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The namespace in which it was made.
+    pub netns: NetnsCookie,
+    /// The connecting pod's cgroup.
+    pub pod_cgroup: CgroupId,
+    /// The connecting task's own cgroup.
+    pub cgroup: CgroupId,
+    /// The connecting process.
+    pub process: ProcessId,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its name.
+    pub comm: String,
+    /// What it executed, where that was seen.
+    pub executable: Option<String>,
+    /// Who made the socket, where that is known and was somebody else.
+    pub creator: Option<Creator>,
+    /// What was asked for.
+    pub original: OriginalDst,
+}
+
+/// Who made a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creator {
+    /// The cgroup of its pod; its own cgroup where it belongs to none.
+    pub pod_cgroup: CgroupId,
+    /// The process.
+    pub tgid: u32,
+}
+
+/// The kernel side, in force. Dropping it leaves everything in place, so that a crash fails closed; [`Redirect::remove`] takes
+/// it down.
+#[derive(Debug)]
+pub struct Redirect {
+    maps: maps::Maps,
+    links: links::Links,
+    options: Options,
+    mounted_here: Option<PathBuf>,
+    traced_here: bool,
+}
+
+impl Redirect {
+    /// Puts the programs in force, or takes over those of an agent before: maps are kept, and the program behind each link is
+    /// replaced in one step.
+    pub fn load(options: Options) -> Result<Self, KernelError> {
+        let mounted_here = links::mount_bpffs(&options.pins)?;
+        let traced_here = links::mount_tracefs()?;
+        let (ebpf, maps) = maps::load(&options)?;
+        let mut this = Self {
+            maps,
+            links: links::attach(ebpf, &options)?,
+            options,
+            mounted_here,
+            traced_here,
+        };
+        this.maps.set_config(&Config {
+            agent_cgroup: this.options.agent_cgroup.0,
+            root_cgroup: crate::cgroup::id(&crate::cgroup::mount()?)
+                .map_err(KernelError::system("cannot read the cgroup root"))?
+                .0,
+            heartbeat_max_age_ns: u64::try_from(this.options.heartbeat_max_age.as_nanos())
+                .unwrap_or(u64::MAX),
+            flags: 0,
+            _pad: 0,
+        })?;
+        this.beat();
+        Ok(this)
+    }
+
+    /// Diverts a pod's connections to listeners on a port of its namespace. Where it was enrolled before, its old listeners stay
+    /// known, so that nobody can dial them directly while they empty their queues.
+    pub fn enroll(&self, pod: CgroupId, netns: NetnsCookie, port: u16) -> Result<(), KernelError> {
+        let old_port = self.maps.enrolment(pod)?.map_or(0, |before| before.port);
+        self.maps.enroll(
+            pod,
+            Enrolment {
+                netns: netns.0,
+                port,
+                old_port,
+                flags: 0,
+            },
+        )
+    }
+
+    /// Lets a cgroup's connections go where they want.
+    pub fn exempt(&self, cgroup: CgroupId) -> Result<(), KernelError> {
+        self.maps.enroll(
+            cgroup,
+            Enrolment {
+                flags: bailiff_common::EXEMPT,
+                ..Enrolment::default()
+            },
+        )
+    }
+
+    /// Forgets a pod: its connections to protected addresses are refused from then on.
+    pub fn unenroll(&self, pod: CgroupId) -> Result<(), KernelError> {
+        self.maps.unenroll(pod)
+    }
+
+    /// Protects these addresses and no others. What was protected before and is again is so all the while.
+    pub fn set_targets(&mut self, targets: &[TargetEntry]) -> Result<(), KernelError> {
+        self.maps.set_targets(targets)
+    }
+
+    /// Says that the agent lives.
+    pub fn beat(&self) {
+        self.maps.beat(sys::monotonic_ns());
+    }
+
+    /// What was noted about a connection, while it is open.
+    pub fn origin(&self, connection: &FourTuple) -> Option<Origin> {
+        self.maps.origin(connection)
+    }
+
+    /// What the programs counted.
+    pub fn counters(&self) -> Vec<(Counter, u64)> {
+        self.maps.counters()
+    }
+
+    /// Guards the host's side of a pod's link: an interface of the caller's namespace.
+    pub fn guard_link(&mut self, interface: &str) -> Result<(), KernelError> {
+        self.links.guard_link(interface)
+    }
+
+    /// Takes everything down: links, maps, pins, and the bpf file system if it was mounted for this.
+    pub fn remove(self) -> Result<(), KernelError> {
+        self.links.remove();
+        drop(self.maps);
+        std::fs::remove_dir_all(&self.options.pins).map_err(KernelError::system(format!(
+            "cannot remove {}",
+            self.options.pins.display()
+        )))?;
+        if self.traced_here {
+            let _ = nix::mount::umount("/sys/kernel/tracing");
+        }
+        if let Some(mount) = self.mounted_here {
+            // Another instance may use it by now; then it stays.
+            let _ = nix::mount::umount(&mount);
+        }
+        Ok(())
+    }
+}
+
+/// Whether connections go direct while the agent doesn't answer.
+pub(crate) fn is_open(mode: FailureMode) -> u32 {
+    u32::from(mode == FailureMode::Open)
+}

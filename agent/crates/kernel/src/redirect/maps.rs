@@ -1,0 +1,268 @@
+//! The maps, typed.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, EbpfLoader};
+use bailiff_common::{
+    ABI_VERSION, Address, Config, Counter, Enrolment, HAS_ANY_PORT, HAS_PREFIXES, HostKey,
+    Origin as RawOrigin, OriginKey, PrefixKey, Process, Protected,
+};
+use bailiff_model::{CgroupId, NetnsCookie, ProcessId};
+
+use super::entries::{Kept, TargetEntry, key, original};
+use super::{Creator, FourTuple, Options, Origin};
+use crate::{KernelError, object};
+
+/// Maps that outlive an agent.
+const PINNED: [&str; 11] = [
+    "CONFIG",
+    "HEARTBEAT",
+    "ENROLMENTS",
+    "HOSTS",
+    "ADDRESSES",
+    "PREFIXES",
+    "PORTS",
+    "ORIGINS",
+    "PROCESSES",
+    "COUNTERS",
+    "SOCKETS",
+];
+
+pub(super) struct Maps {
+    config: Array<MapData, Config>,
+    heartbeat: std::sync::Mutex<Array<MapData, u64>>,
+    enrolments: std::sync::Mutex<HashMap<MapData, u64, Enrolment>>,
+    hosts: HashMap<MapData, HostKey, Protected>,
+    addresses: HashMap<MapData, Address, u32>,
+    prefixes: LpmTrie<MapData, PrefixKey, Protected>,
+    ports: Array<MapData, u64>,
+    origins: HashMap<MapData, OriginKey, RawOrigin>,
+    processes: HashMap<MapData, u32, Process>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Maps")
+    }
+}
+
+/// Loads the object, with the maps of an agent before where there are any.
+pub(super) fn load(options: &Options) -> Result<(Ebpf, Maps), KernelError> {
+    // The version is a part of the path: maps of another layout are never misread.
+    let directory = options.pins.join(format!("maps-v{ABI_VERSION}"));
+    std::fs::create_dir_all(&directory).map_err(KernelError::system(format!(
+        "cannot make {}",
+        directory.display()
+    )))?;
+    let paths: Vec<(&str, PathBuf)> = PINNED.iter().map(|name| (*name, directory.join(name))).collect();
+    let mut loader = EbpfLoader::new();
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let (fork, exec) = super::links::tracepoint_offsets();
+    loader
+        .override_global("FORK_CHILD_PID", &fork, true)
+        .override_global("EXEC_FILENAME", &exec, true);
+    let object = object::find()?;
+    let mut ebpf = loader
+        .load(&object)
+        .map_err(KernelError::bpf("cannot load the kernel programs"))?;
+    let maps = Maps::of(&mut ebpf).map_err(KernelError::bpf(
+        "the kernel programs have other maps than this agent knows",
+    ))?;
+    Ok((ebpf, maps))
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, MapError> {
+    let map = ebpf.take_map(name).ok_or_else(|| MapError::InvalidName {
+        name: name.to_owned(),
+    })?;
+    T::try_from(map)
+}
+
+fn failed(what: &str) -> impl FnOnce(MapError) -> KernelError {
+    KernelError::bpf(format!("cannot {what}"))
+}
+
+impl Maps {
+    fn of(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        Ok(Self {
+            config: take(ebpf, "CONFIG")?,
+            heartbeat: std::sync::Mutex::new(take(ebpf, "HEARTBEAT")?),
+            enrolments: std::sync::Mutex::new(take(ebpf, "ENROLMENTS")?),
+            hosts: take(ebpf, "HOSTS")?,
+            addresses: take(ebpf, "ADDRESSES")?,
+            prefixes: take(ebpf, "PREFIXES")?,
+            ports: take(ebpf, "PORTS")?,
+            origins: take(ebpf, "ORIGINS")?,
+            processes: take(ebpf, "PROCESSES")?,
+            counters: take(ebpf, "COUNTERS")?,
+        })
+    }
+
+    pub(super) fn set_config(&mut self, config: &Config) -> Result<(), KernelError> {
+        let flags = self.config.get(&0, 0).map_or(0, |before| before.flags);
+        self.config
+            .set(0, Config { flags, ..*config }, 0)
+            .map_err(failed("write the settings"))
+    }
+
+    pub(super) fn beat(&self, now: u64) {
+        if let Ok(mut heartbeat) = self.heartbeat.lock() {
+            let _ = heartbeat.set(0, now, 0);
+        }
+    }
+
+    pub(super) fn enrolment(&self, pod: CgroupId) -> Result<Option<Enrolment>, KernelError> {
+        let Ok(enrolments) = self.enrolments.lock() else {
+            return Ok(None);
+        };
+        match enrolments.get(&pod.0, 0) {
+            Ok(found) => Ok(Some(found)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read an enrolment")(error)),
+        }
+    }
+
+    pub(super) fn enroll(&self, pod: CgroupId, enrolment: Enrolment) -> Result<(), KernelError> {
+        let Ok(mut enrolments) = self.enrolments.lock() else {
+            return Ok(());
+        };
+        enrolments
+            .insert(pod.0, enrolment, 0)
+            .map_err(failed("enrol a pod"))
+    }
+
+    pub(super) fn unenroll(&self, pod: CgroupId) -> Result<(), KernelError> {
+        let Ok(mut enrolments) = self.enrolments.lock() else {
+            return Ok(());
+        };
+        match enrolments.remove(&pod.0) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failed("unenrol a pod")(error)),
+        }
+    }
+
+    /// Adds first, then widens what is looked at, then drops: what is protected before and after is so in between.
+    pub(super) fn set_targets(&mut self, targets: &[TargetEntry]) -> Result<(), KernelError> {
+        let write = failed;
+        let (mut hosts, mut prefixes, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let mut ports = vec![0_u64; 1024];
+        let mut flags = 0;
+        for target in targets {
+            match target.kept() {
+                Kept::Host(key, protected) => {
+                    self.hosts
+                        .insert(key, protected, 0)
+                        .map_err(write("protect an address"))?;
+                    self.addresses
+                        .insert(key.address, 1, 0)
+                        .map_err(write("protect an address"))?;
+                    hosts.insert(key);
+                    addresses.insert(key.address);
+                }
+                Kept::Prefix(bits, key, protected) => {
+                    self.prefixes
+                        .insert(&Key::new(bits, key), protected, 0)
+                        .map_err(write("protect a prefix"))?;
+                    prefixes.insert((bits, key));
+                    flags |= HAS_PREFIXES;
+                }
+            }
+            if target.port == 0 {
+                flags |= HAS_ANY_PORT;
+            } else if let Some(word) = ports.get_mut(usize::from(target.port >> 6)) {
+                *word |= 1 << (target.port & 63);
+            }
+        }
+        for (place, word) in (0..).zip(&ports) {
+            self.ports
+                .set(place, word, 0)
+                .map_err(write("write the protected ports"))?;
+        }
+        let config = self.config.get(&0, 0).unwrap_or_default();
+        self.config
+            .set(0, Config { flags, ..config }, 0)
+            .map_err(write("write the settings"))?;
+        let gone: Vec<_> = self
+            .hosts
+            .keys()
+            .flatten()
+            .filter(|key| !hosts.contains(key))
+            .collect();
+        for key in gone {
+            let _ = self.hosts.remove(&key);
+        }
+        let gone: Vec<_> = self
+            .addresses
+            .keys()
+            .flatten()
+            .filter(|key| !addresses.contains(key))
+            .collect();
+        for key in gone {
+            let _ = self.addresses.remove(&key);
+        }
+        let gone: Vec<_> = self
+            .prefixes
+            .keys()
+            .flatten()
+            .filter(|key| !prefixes.contains(&(key.prefix_len(), key.data())))
+            .collect();
+        for key in gone {
+            let _ = self.prefixes.remove(&key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn origin(&self, connection: &FourTuple) -> Option<Origin> {
+        let raw = self.origins.get(&key(connection), 0).ok()?;
+        let text = |bytes: &[u8]| {
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+        };
+        let seen = self
+            .processes
+            .get(&raw.tgid, 0)
+            .ok()
+            .filter(|seen| seen.started_ns == raw.started_ns);
+        let creator =
+            (raw.creator_tgid != 0 && raw.creator_pod_cgroup != raw.pod_cgroup).then_some(Creator {
+                pod_cgroup: CgroupId(raw.creator_pod_cgroup),
+                tgid: raw.creator_tgid,
+            });
+        Some(Origin {
+            netns: NetnsCookie(connection.netns.0),
+            pod_cgroup: CgroupId(raw.pod_cgroup),
+            cgroup: CgroupId(raw.cgroup),
+            process: ProcessId {
+                tgid: raw.tgid,
+                start_ns: raw.started_ns,
+            },
+            uid: raw.uid,
+            gid: raw.gid,
+            comm: text(&raw.comm),
+            executable: seen
+                .filter(|seen| seen.execs > 0)
+                .map(|seen| text(&seen.executable)),
+            creator,
+            original: original(raw.destination, raw.port),
+        })
+    }
+
+    pub(super) fn counters(&self) -> Vec<(Counter, u64)> {
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let total = self
+                    .counters
+                    .get(&(*counter as u32), 0)
+                    .map_or(0, |all| all.iter().sum());
+                (*counter, total)
+            })
+            .collect()
+    }
+}
