@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
+mod demo;
 mod ebpf;
+mod lab;
 mod lint;
 mod packages;
 mod setup;
@@ -30,6 +33,10 @@ enum Command {
     Build(build::Args),
     Test(test::Args),
     Lint(lint::Args),
+    #[command(hide = true)]
+    Demo(demo::Args),
+    #[command(hide = true)]
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +44,8 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match outcome {

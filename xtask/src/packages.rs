@@ -16,6 +16,10 @@ pub(crate) enum Purpose {
     EbpfDebian,
     /// Run the tests that use the kernel and real servers.
     Test,
+    /// Tell the story.
+    Demo,
+    /// Compare with other proxies.
+    Bench,
 }
 
 /// Makes sure that everything for these purposes is there.
@@ -146,6 +150,24 @@ const NEEDS: &[Need] = &[
         purposes: &[Purpose::Test],
         found: || shell::which("psql").is_some(),
     },
+    Need {
+        package: "curl",
+        why: "asks the agent for its metrics",
+        purposes: &[Purpose::Demo],
+        found: || shell::which("curl").is_some(),
+    },
+    Need {
+        package: "pgbouncer",
+        why: "a proxy to compare with",
+        purposes: &[Purpose::Bench],
+        found: || shell::which("pgbouncer").is_some(),
+    },
+    Need {
+        package: "haproxy",
+        why: "another proxy to compare with",
+        purposes: &[Purpose::Bench],
+        found: || shell::which("haproxy").is_some(),
+    },
 ];
 
 fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
@@ -233,7 +255,13 @@ mod tests {
             );
             assert!(!need.purposes.is_empty(), "{}", need.package);
         }
-        for purpose in [Purpose::Build, Purpose::EbpfDebian, Purpose::Test] {
+        for purpose in [
+            Purpose::Build,
+            Purpose::EbpfDebian,
+            Purpose::Test,
+            Purpose::Demo,
+            Purpose::Bench,
+        ] {
             assert!(
                 NEEDS.iter().any(|need| need.purposes.contains(&purpose)),
                 "{purpose:?}"

@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: what the data path and the hooks cost.
+
+use anyhow::Result;
+
+mod numbers;
+mod postgres;
+
+/// Measure.
+///
+/// Only ratios within one run mean something, on a machine that does nothing else. Everything is
+/// built with optimisation first.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    Postgres(postgres::Args),
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Postgres(args) => postgres::run(args),
+    }
+}
