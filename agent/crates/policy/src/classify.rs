@@ -4,13 +4,18 @@
 //! without this crate naming the place. What a node does is looked up by its kind; a kind of statement that isn't in the table
 //! is `unknown`.
 
+mod catalog;
+mod effects;
 mod functions;
 mod shape;
 mod walk;
 
+pub(crate) use catalog::is_catalog;
+pub(crate) use functions::is_pure;
 pub(crate) use shape::{Output, Shape};
+pub(crate) use walk::{PathMove, any_relation};
 
-use bailiff_model::{EffectSet, Statement};
+use bailiff_model::{EffectSet, SqlEffect, Statement};
 
 /// Words, operators and brackets in a text. Each nests the tree by at most one level, and a level was measured to take less
 /// than [`STACK_PER_LEVEL`] of stack.
@@ -43,7 +48,7 @@ impl Default for Settings {
 pub struct Classified {
     statements: Vec<Statement>,
     shapes: Vec<Shape>,
-    moves_search_path: bool,
+    moves: PathMove,
 }
 
 impl Classified {
@@ -67,10 +72,30 @@ impl Classified {
         self.shapes.iter().any(|shape| shape.positions)
     }
 
-    /// Whether unqualified names may mean something else after it.
+    /// Whether unqualified names may mean something else after it. [`Ruling::moves_search_path`](crate::Ruling) knows more:
+    /// whether they go on meaning what the target's `searchPath` says.
     #[must_use]
     pub fn moves_search_path(&self) -> bool {
-        self.moves_search_path
+        self.moves != PathMove::Stays
+    }
+
+    pub(crate) fn moves(&self) -> &PathMove {
+        &self.moves
+    }
+
+    /// The same in a session whose search_path may be anything: a function's bare name may then be anybody's.
+    pub(crate) fn distrusted(&self) -> Self {
+        let mut all = self.clone();
+        for statement in &mut all.statements {
+            if statement
+                .functions
+                .iter()
+                .any(|function| function.schema.is_none() && function.name != "set_config")
+            {
+                statement.effects = statement.effects.with(SqlEffect::Execute);
+            }
+        }
+        all
     }
 
     pub(crate) fn shapes(&self) -> &[Shape] {
@@ -105,9 +130,14 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
     let parsed = pg_query::parse(text, options).map_err(|_| Unclassified::Syntax)?;
     let mut classified = Classified::default();
     for raw in &parsed.protobuf.stmts {
-        let tree = serde_json::to_value(&raw.stmt).map_err(|_| Unclassified::Failed)?;
+        // Uncertainty denies: a statement without a tree would do nothing.
+        let statement = raw.stmt.as_ref().ok_or(Unclassified::Failed)?;
+        let tree = serde_json::to_value(statement).map_err(|_| Unclassified::Failed)?;
         let walked = walk::statement(&tree);
-        classified.moves_search_path |= walked.moves_search_path;
+        classified.moves = match (std::mem::take(&mut classified.moves), walked.moves) {
+            (PathMove::Stays, moves) | (moves, PathMove::Stays) => moves,
+            _ => PathMove::Anywhere,
+        };
         classified.shapes.push(shape::Shape::of(&tree));
         classified.statements.push(walked.statement);
     }

@@ -108,7 +108,7 @@ pub(crate) struct Rule {
     pub(crate) name: Arc<str>,
     pub(crate) effects: EffectSet,
     pub(crate) relations: Option<Vec<(Glob, Glob)>>,
-    pub(crate) functions: Option<Vec<Glob>>,
+    pub(crate) functions: Option<Vec<(Glob, Glob)>>,
     pub(crate) action: Effect,
     pub(crate) message: Option<Arc<str>>,
 }
@@ -127,16 +127,33 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Whether it is about a hop at a target. A hop of which nothing is known is no policy's subject.
-    pub(crate) fn is_about(&self, target: &TargetName, hop: &Hop) -> bool {
-        let HopKind::Pod { pod, .. } = &hop.kind else {
-            return false;
-        };
-        self.targets
+    /// Whether it is about a hop at a target. Somebody of whom nothing is known may be anybody.
+    pub(crate) fn about(&self, target: &TargetName, hop: &Hop) -> About {
+        let here = self
+            .targets
             .as_ref()
-            .is_none_or(|targets| targets.contains(target))
-            && (self.subjects.is_empty() || self.subjects.iter().any(|subject| subject.matches(pod)))
+            .is_none_or(|targets| targets.contains(target));
+        match &hop.kind {
+            _ if !here => About::Another,
+            _ if self.subjects.is_empty() => About::Hop,
+            HopKind::Pod { pod, .. } if self.subjects.iter().any(|subject| subject.matches(pod)) => {
+                About::Hop
+            }
+            HopKind::Pod { .. } => About::Another,
+            HopKind::Unknown { .. } => About::MaybeHop,
+        }
     }
+}
+
+/// Whom a policy is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// The hop.
+    Hop,
+    /// The hop perhaps: what the policy forbids and masks counts, what it allows doesn't.
+    MaybeHop,
+    /// Somebody or something else.
+    Another,
 }
 
 /// All targets and policies of one load.

@@ -1,20 +1,32 @@
 //! From an operation to a verdict.
 //!
-//! For one hop: the strictest of the rules that match, or the target's default for what no rule allows. A Deny or
-//! RequireApproval rule matches a statement that does *any* of what it names; an Allow rule only covers what it names, and
-//! a statement is allowed if Allow rules together cover every effect on every relation. For the chain: the strictest hop.
+//! For one hop: the strictest of the rules that match, or the target's default for what no rule allows. For the chain: the
+//! strictest hop.
+//!
+//! **Deny and RequireApproval** match a statement that does *any* of what the rule names: one of the effects, on a relation
+//! that may be one of the relations, with a function among the functions. A name without a schema may be in any schema. Code
+//! that can't be seen (`DO`, `EXECUTE`) may call any function.
+//!
+//! **Allow** only covers what the rule names. A statement falls apart into pairs, and is allowed if each is covered by some
+//! Allow rule that is about the hop: each row effect with each relation (`read` with those read; insert, update, delete,
+//! truncate, create, alter, drop, grant and locks with those written; `copy` with all), and `execute` with each function that
+//! isn't known to be pure. A name without a schema is covered where the rule covers it in *every* schema of the target's
+//! `searchPath`, as long as the session has not moved its search_path; otherwise only by a rule for any schema (`*.name`).
+//! A rule with `relations` doesn't cover a create, alter, drop or grant of something that is no relation (a function, a role), nor
+//! `execute` unless the rule names functions too. CASCADE reaches any relation. `unknown` is covered by no rule: the target's
+//! `unknown` answers it.
 
 use std::sync::Arc;
 
 use bailiff_model::{
-    Chain, Effect, EffectSet, Mode, Reason, RecordingLevel, RelationRef, SqlEffect, Statement,
+    Chain, Effect, EffectSet, FunctionRef, Mode, Reason, RecordingLevel, RelationRef, SqlEffect, Statement,
 };
 
 use crate::algebra::{Judged, strictest};
-use crate::classify::{Classified, Settings};
-use crate::compiled::{Policy, PolicySet, Rule, Target};
+use crate::classify::{Classified, PathMove, Settings, any_relation, is_catalog, is_pure};
+use crate::compiled::{About, Policy, PolicySet, Rule, Target};
 use crate::glob::Glob;
-use crate::mask::{self, Known, MaskPlan, MaskedColumn};
+use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
 use crate::permit::{DialPermit, Permit};
 
 /// Why something isn't allowed, for the client and the record.
@@ -65,7 +77,7 @@ impl Ruling {
         &self.reason
     }
 
-    /// What policies in Observe mode would have decided, where that is stricter.
+    /// What would have been decided with the policies in Observe mode in force too, where that differs.
     #[must_use]
     pub fn observed(&self) -> Option<&(Effect, Reason)> {
         self.observed.as_ref()
@@ -108,7 +120,7 @@ pub struct ChainPolicy {
     target: Arc<Target>,
     generation: u64,
     /// For each hop, from the origin to the caller.
-    hops: Vec<Vec<Arc<Policy>>>,
+    hops: Vec<Vec<(Arc<Policy>, About)>>,
     masked: Vec<MaskedColumn>,
     recording: RecordingLevel,
 }
@@ -117,24 +129,27 @@ impl PolicySet {
     /// Picks the policies that are about a chain at a target. Done once a connection and again after a reload.
     #[must_use]
     pub fn for_chain(&self, target: &Arc<Target>, chain: &Chain) -> ChainPolicy {
-        let hops: Vec<Vec<Arc<Policy>>> = chain
+        let hops: Vec<Vec<(Arc<Policy>, About)>> = chain
             .hops()
             .iter()
             .map(|hop| {
                 self.policies
                     .iter()
-                    .filter(|policy| policy.is_about(&target.name, hop))
-                    .cloned()
+                    .map(|policy| (Arc::clone(policy), policy.about(&target.name, hop)))
+                    .filter(|(_, about)| *about != About::Another)
                     .collect()
             })
             .collect();
         let all = || {
             hops.iter()
                 .flatten()
+                .map(|(policy, _)| policy)
                 .filter(|policy| policy.mode == Mode::Enforce)
         };
         let mut masked: Vec<MaskedColumn> = all().flat_map(|policy| policy.masks.iter().cloned()).collect();
-        masked.sort_by(|a, b| (&a.schema, &a.table, &a.column).cmp(&(&b.schema, &b.table, &b.column)));
+        masked.sort_by(|a, b| {
+            (&a.schema, &a.table, &a.column, a.action).cmp(&(&b.schema, &b.table, &b.column, b.action))
+        });
         masked.dedup();
         let recording = all().map(|policy| policy.recording).max().unwrap_or_default();
         ChainPolicy {
@@ -164,8 +179,9 @@ impl ChainPolicy {
     pub fn connect(&self) -> Result<DialPermit, Denial> {
         for (hop, policies) in self.hops.iter().enumerate() {
             let may = self.target.default == Effect::Allow
-                || policies.iter().any(|policy| {
+                || policies.iter().any(|(policy, about)| {
                     policy.mode == Mode::Enforce
+                        && *about == About::Hop
                         && policy.rules.iter().any(|rule| rule.action != Effect::Deny)
                 });
             if !may {
@@ -187,6 +203,13 @@ impl ChainPolicy {
     /// Decides a text's statements together: all must be allowed, and masks must hold for each.
     #[must_use]
     pub fn decide_sql(&self, classified: &Classified, settings: &Settings) -> Arc<Ruling> {
+        let distrusted;
+        let classified = if settings.search_path_trusted {
+            classified
+        } else {
+            distrusted = classified.distrusted();
+            &distrusted
+        };
         let judge = |mode: Mode| {
             strictest(classified.statements().iter().flat_map(|statement| {
                 self.hops
@@ -216,10 +239,9 @@ impl ChainPolicy {
             match mask::plan(classified, &self.masked, &known) {
                 Ok(plan) => mask_plan = plan.map(Arc::new),
                 Err(why) => {
-                    let message = format!("the statement may read a masked column: {why}");
                     judged = Judged {
                         effect: Effect::Deny,
-                        because: self.by_default(0, &message),
+                        because: self.unmaskable(&why),
                     };
                 }
             }
@@ -229,7 +251,11 @@ impl ChainPolicy {
             watched,
             classified.effects(),
             mask_plan,
-            classified.moves_search_path(),
+            match classified.moves() {
+                PathMove::Stays => false,
+                PathMove::To(schemas) => *schemas != self.target.search_path,
+                PathMove::Anywhere => true,
+            },
         ))
     }
 
@@ -280,7 +306,7 @@ impl ChainPolicy {
                 reason.message
             ))),
         };
-        let observed = watched.filter(|watched| watched.effect < effect && watched.because.rule.is_some());
+        let observed = watched.filter(|watched| watched.effect != effect);
         Ruling {
             effect,
             denial: message.map(|message| Denial {
@@ -297,6 +323,19 @@ impl ChainPolicy {
         }
     }
 
+    fn unmaskable(&self, refusal: &Refusal) -> Reason {
+        let hop = self
+            .hops
+            .iter()
+            .position(|policies| policies.iter().any(|(policy, _)| policy.name == refusal.policy));
+        Reason {
+            policy: Some(Arc::clone(&refusal.policy)),
+            rule: None,
+            hop: hop.unwrap_or_default(),
+            message: Arc::from(format!("the statement may read a masked column: {}", refusal.why)),
+        }
+    }
+
     fn by_default(&self, hop: usize, message: &str) -> Reason {
         Reason {
             policy: None,
@@ -310,15 +349,22 @@ impl ChainPolicy {
         &self,
         statement: &Statement,
         hop: usize,
-        policies: &[Arc<Policy>],
+        policies: &[(Arc<Policy>, About)],
         mode: Mode,
         settings: &Settings,
     ) -> Judged<Reason> {
         let rules = || {
             policies
                 .iter()
-                .filter(|policy| policy.mode == mode)
-                .flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)))
+                .filter(|(policy, _)| policy.mode == Mode::Enforce || mode == Mode::Observe)
+                // Who may be meant is forbidden; only who surely is meant is allowed.
+                .flat_map(|(policy, about)| {
+                    policy
+                        .rules
+                        .iter()
+                        .filter(|rule| *about == About::Hop || rule.action != Effect::Allow)
+                        .map(move |rule| (policy, rule))
+                })
         };
         let because = |policy: &Policy, rule: &Rule| Reason {
             policy: Some(Arc::clone(&policy.name)),
@@ -347,16 +393,26 @@ impl ChainPolicy {
         };
         let allowing: Vec<_> = rules().filter(|(_, rule)| rule.action == Effect::Allow).collect();
         let mut by = None;
-        for (effect, relation) in parts(statement) {
-            match allowing
-                .iter()
-                .find(|(_, rule)| rule.covers(statement, effect, relation, path))
-            {
+        let told = statement.effects != EffectSet::EMPTY.with(SqlEffect::Unknown);
+        if told && statement.effects.contains(SqlEffect::Unknown) && self.target.unknown < self.target.default
+        {
+            return Judged {
+                effect: self.target.unknown,
+                because: self.by_default(hop, "it can't be told all that this does"),
+            };
+        }
+        for part in parts(statement, settings.search_path_trusted) {
+            match allowing.iter().find(|(_, rule)| rule.covers(part, path)) {
                 Some((policy, rule)) => by = Some(because(policy, rule)),
                 None => {
-                    let what = match relation {
-                        Some(relation) => format!("no rule allows {effect} of {relation}"),
-                        None => format!("no rule allows {effect}"),
+                    let effect = part.effect;
+                    let what = match (part.relation, part.function) {
+                        (Some(relation), _) if *relation == any_relation() => {
+                            format!("no rule allows {effect} of any relation, which CASCADE may reach")
+                        }
+                        (Some(relation), _) => format!("no rule allows {effect} of {relation}"),
+                        (None, Some(function)) => format!("no rule allows {effect} of {}", function.name),
+                        (None, None) => format!("no rule allows {effect}"),
                     };
                     let message = if self.target.default == Effect::Allow {
                         "allowed by default"
@@ -377,84 +433,126 @@ impl ChainPolicy {
     }
 }
 
-/// What a statement does, each effect with each relation that it may be about.
-fn parts(statement: &Statement) -> impl Iterator<Item = (SqlEffect, Option<&RelationRef>)> {
-    statement.effects.iter().flat_map(move |effect| {
-        let relations: &[RelationRef] = match effect {
-            SqlEffect::Read => &statement.reads,
+/// One thing that a statement does, which Allow rules must cover.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    effect: SqlEffect,
+    relation: Option<&'a RelationRef>,
+    function: Option<&'a FunctionRef>,
+}
+
+/// What a statement does, each effect with each relation or function that it is about.
+fn parts(statement: &Statement, path_trusted: bool) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    for effect in statement.effects.iter() {
+        let (reads, writes): (&[RelationRef], &[RelationRef]) = match effect {
+            SqlEffect::Read => (&statement.reads, &[]),
             SqlEffect::Insert
             | SqlEffect::Update
             | SqlEffect::Delete
             | SqlEffect::Truncate
             | SqlEffect::Create
             | SqlEffect::Alter
-            | SqlEffect::Drop => &statement.writes,
-            SqlEffect::Grant
-            | SqlEffect::Execute
-            | SqlEffect::Copy
-            | SqlEffect::Set
-            | SqlEffect::Transaction
-            | SqlEffect::Unknown => &[],
+            | SqlEffect::Drop
+            | SqlEffect::Grant
+            | SqlEffect::Transaction => (&[], &statement.writes),
+            SqlEffect::Copy => (&statement.reads, &statement.writes),
+            SqlEffect::Execute | SqlEffect::Set | SqlEffect::Unknown => (&[], &[]),
         };
-        let none = relations.is_empty().then_some((effect, None));
-        relations
-            .iter()
-            .map(move |relation| (effect, Some(relation)))
-            .chain(none)
-    })
+        let before = parts.len();
+        parts.extend(reads.iter().chain(writes).map(|relation| Part {
+            effect,
+            relation: Some(relation),
+            function: None,
+        }));
+        if effect == SqlEffect::Execute {
+            let acting = statement.functions.iter().filter(|function| {
+                function.name != "set_config"
+                    && !(is_pure(function.schema.as_deref(), &function.name)
+                        && (path_trusted || function.schema.is_some()))
+            });
+            parts.extend(acting.map(|function| Part {
+                effect,
+                relation: None,
+                function: Some(function),
+            }));
+        }
+        if parts.len() == before {
+            parts.push(Part {
+                effect,
+                relation: None,
+                function: None,
+            });
+        }
+    }
+    parts
 }
 
 impl Rule {
     /// Whether a statement does any of what the rule names. A name without a schema may be in any.
     fn touches(&self, statement: &Statement) -> bool {
-        let effects = parts(statement).any(|(effect, relation)| {
-            self.effects.contains(effect)
-                && match (&self.relations, relation) {
-                    (None, _) => true,
-                    (Some(globs), Some(relation)) => globs.iter().any(|glob| may_match(glob, relation)),
+        let may_be_named = |relation: &RelationRef| {
+            self.relations
+                .as_ref()
+                .is_none_or(|globs| globs.iter().any(|glob| may_match(glob, relation)))
+        };
+        let effects = parts(statement, true).iter().any(|part| {
+            self.effects.contains(part.effect)
+                && match part.relation {
+                    Some(relation) => may_be_named(relation),
                     // An effect without relations, in a rule about relations: any relation of the statement counts.
-                    (Some(globs), None) => statement
-                        .reads
-                        .iter()
-                        .chain(&statement.writes)
-                        .any(|r| globs.iter().any(|glob| may_match(glob, r))),
+                    None => {
+                        self.relations.is_none()
+                            || statement.reads.iter().chain(&statement.writes).any(may_be_named)
+                    }
                 }
         });
         effects
             && self.functions.as_ref().is_none_or(|globs| {
-                statement
-                    .functions
-                    .iter()
-                    .any(|function| globs.iter().any(|glob| glob.matches(&function.name)))
+                statement.functions.iter().any(|function| {
+                    is_unseen_code(function) || globs.iter().any(|(_, name)| name.matches(&function.name))
+                })
             })
     }
 
-    /// Whether the rule allows this effect on this relation. A name without a schema is looked for in `path`, and must be
-    /// allowed in every schema there.
-    fn covers(
-        &self,
-        statement: &Statement,
-        effect: SqlEffect,
-        relation: Option<&RelationRef>,
-        path: &[String],
-    ) -> bool {
-        self.effects.contains(effect)
-            && match (&self.relations, relation) {
-                (None, _) | (Some(_), None) => true,
-                (Some(globs), Some(relation)) => surely_matches(globs, relation, path),
-            }
-            && self.functions.as_ref().is_none_or(|globs| {
-                effect != SqlEffect::Execute
-                    || statement
-                        .functions
-                        .iter()
-                        .all(|function| globs.iter().any(|glob| glob.matches(&function.name)))
-            })
+    /// Whether the rule allows this part. A name without a schema is looked for in `path`, and must be allowed in every
+    /// schema there.
+    fn covers(&self, part: Part<'_>, path: &[String]) -> bool {
+        let relations = match (&self.relations, part.relation) {
+            (None, _) => true,
+            (Some(globs), Some(relation)) => surely_matches(globs, relation, path),
+            // `SELECT 1`, `BEGIN`, `SET` are about no relation. What is made or dropped is, or is no relation at all.
+            (Some(_), None) => match part.effect {
+                SqlEffect::Read | SqlEffect::Copy | SqlEffect::Set | SqlEffect::Transaction => true,
+                SqlEffect::Execute => self.functions.is_some(),
+                _ => false,
+            },
+        };
+        let functions = match &self.functions {
+            Some(globs) if part.effect == SqlEffect::Execute => part.function.is_some_and(|function| {
+                globs.iter().any(|(schema, name)| {
+                    name.matches(&function.name)
+                        && (schema.is_any()
+                            || match function.schema.as_deref() {
+                                Some(found) => schema.matches(found),
+                                None => !path.is_empty() && path.iter().all(|found| schema.matches(found)),
+                            })
+                })
+            }),
+            _ => true,
+        };
+        part.effect != SqlEffect::Unknown && self.effects.contains(part.effect) && relations && functions
     }
 }
 
+/// Stands for code that a statement brings or that was prepared before.
+fn is_unseen_code(function: &FunctionRef) -> bool {
+    function.schema.is_none() && matches!(function.name.as_str(), "DO" | "EXECUTE")
+}
+
 fn may_match((schema, name): &(Glob, Glob), relation: &RelationRef) -> bool {
-    name.matches(&relation.name) && relation.schema.as_ref().is_none_or(|found| schema.matches(found))
+    *relation == any_relation()
+        || name.matches(&relation.name) && relation.schema.as_ref().is_none_or(|found| schema.matches(found))
 }
 
 fn surely_matches(globs: &[(Glob, Glob)], relation: &RelationRef, path: &[String]) -> bool {
@@ -463,15 +561,22 @@ fn surely_matches(globs: &[(Glob, Glob)], relation: &RelationRef, path: &[String
             .iter()
             .any(|(s, name)| s.matches(schema) && name.matches(&relation.name))
     };
+    if *relation == any_relation() {
+        return globs
+            .iter()
+            .any(|(schema, name)| schema.is_any() && name.is_any());
+    }
     match relation.schema.as_deref() {
         Some(schema) => in_schema(schema),
-        // pg_catalog is searched before anything else.
-        None if relation.name.starts_with("pg_") => in_schema("pg_catalog"),
-        None => {
-            globs
-                .iter()
-                .any(|(schema, name)| schema.is_any() && name.matches(&relation.name))
-                || (!path.is_empty() && path.iter().all(|schema| in_schema(schema)))
-        }
+        None if in_any_schema(globs, &relation.name) => true,
+        // pg_catalog is searched before anything else, as long as the path is known.
+        None if is_catalog(&relation.name) => !path.is_empty() && in_schema("pg_catalog"),
+        None => !path.is_empty() && path.iter().all(|schema| in_schema(schema)),
     }
+}
+
+fn in_any_schema(globs: &[(Glob, Glob)], name: &str) -> bool {
+    globs
+        .iter()
+        .any(|(schema, pattern)| schema.is_any() && pattern.matches(name))
 }

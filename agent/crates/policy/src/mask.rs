@@ -3,9 +3,11 @@
 //! Without the server's catalog the plan rests on names, and on the stricter answer wherever names don't tell: a masked column
 //! may only be a plain entry of the select list of one plain SELECT. See `ARCHITECTURE.md`, "Masks".
 
+use std::sync::Arc;
+
 use bailiff_model::{EffectSet, RelationRef, SqlEffect};
 
-use crate::classify::{Classified, Output, Shape};
+use crate::classify::{Classified, Output, Shape, any_relation, is_catalog};
 use crate::glob::Glob;
 
 /// What is done to a value.
@@ -24,6 +26,16 @@ pub(crate) struct MaskedColumn {
     pub(crate) table: String,
     pub(crate) column: String,
     pub(crate) action: MaskAction,
+    /// The policy that masks it.
+    pub(crate) policy: Arc<str>,
+}
+
+/// Why a statement may read a masked column in a way that can't be masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) why: String,
+    /// A policy whose mask it is about.
+    pub(crate) policy: Arc<str>,
 }
 
 /// The columns of a result can't be told from each other.
@@ -34,8 +46,9 @@ pub struct Unresolved;
 /// How a statement's result is masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MaskPlan {
-    /// For each entry of the select list: a star, or what is done to the column.
-    entries: Vec<Entry>,
+    /// For each entry of the select list: a star, or what is done to the column. `None` where the result is proven to be
+    /// independent of what is masked, so that only texts are hidden.
+    entries: Option<Vec<Entry>>,
     /// Names of masked columns, for what a star stands for.
     by_name: Vec<(String, MaskAction)>,
 }
@@ -44,6 +57,8 @@ pub struct MaskPlan {
 enum Entry {
     Star,
     Column(Option<MaskAction>),
+    /// A column that isn't masked, or a function of the whole row: `p.f` may be f(p).
+    MaybeRow,
     Expression,
 }
 
@@ -54,16 +69,19 @@ impl MaskPlan {
         fields: impl IntoIterator<Item = (&'a [u8], u32, i16)>,
     ) -> Result<Vec<Option<MaskAction>>, Unresolved> {
         let fields: Vec<_> = fields.into_iter().collect();
-        let stars = self.entries.iter().filter(|entry| **entry == Entry::Star).count();
-        if stars == 0 && fields.len() != self.entries.len() {
+        let Some(entries) = &self.entries else {
+            return Ok(fields.iter().map(|(name, _, _)| self.named(name)).collect());
+        };
+        let stars = entries.iter().filter(|entry| **entry == Entry::Star).count();
+        if stars == 0 && fields.len() != entries.len() {
             return Err(Unresolved);
         }
         // Entries before the first star and after the last are told by their place, what is between by its name.
-        let head: Vec<_> = self.entries.iter().map_while(Entry::placed).collect();
+        let head: Vec<_> = entries.iter().map_while(Entry::placed).collect();
         let tail: Vec<_> = if stars == 0 {
             Vec::new()
         } else {
-            self.entries.iter().rev().map_while(Entry::placed).collect()
+            entries.iter().rev().map_while(Entry::placed).collect()
         };
         if fields.len() < head.len() + tail.len() {
             return Err(Unresolved);
@@ -83,9 +101,9 @@ impl MaskPlan {
                 };
                 let placed = match entry {
                     Entry::Column(Some(action)) => Some(action),
-                    // `p.f` may be f(p), a function of the whole row: then it comes from no table.
-                    Entry::Column(None) if *table_oid == 0 => strictest,
-                    Entry::Column(None) | Entry::Expression | Entry::Star => None,
+                    // What comes from no table is no column.
+                    Entry::MaybeRow if *table_oid == 0 => strictest,
+                    Entry::MaybeRow | Entry::Column(None) | Entry::Expression | Entry::Star => None,
                 };
                 // By name as well, wherever it stands: masking more than must be is safe.
                 placed.or_else(|| self.named(name))
@@ -93,7 +111,8 @@ impl MaskPlan {
             .collect())
     }
 
-    /// Whether error and notice texts may quote what is masked.
+    /// Whether error and notice texts may quote what is masked: always, since the statement touches a masked table, and a
+    /// failed check quotes the whole row.
     #[must_use]
     pub fn hides_error_text(&self) -> bool {
         true
@@ -142,34 +161,45 @@ const TELLING: &[&str] = &[
     "pg_replication_slots",
 ];
 
-/// Plans the masks of a text, or says why it may read a masked column in a way that can't be masked.
+/// Plans the masks of a text, or says why it may read a masked column in a way that can't be masked. `None` where no masked
+/// table is touched.
 pub(crate) fn plan(
     classified: &Classified,
     masked: &[MaskedColumn],
     known: &Known<'_>,
-) -> Result<Option<MaskPlan>, String> {
-    if masked.is_empty() {
+) -> Result<Option<MaskPlan>, Refusal> {
+    let Some(first) = masked.first() else {
         return Ok(None);
-    }
-    let mut plan = None;
+    };
+    let refuse = |column: &MaskedColumn, why: String| Refusal {
+        why,
+        policy: Arc::clone(&column.policy),
+    };
+    let opaque: EffectSet = [
+        SqlEffect::Execute,
+        SqlEffect::Unknown,
+        SqlEffect::Create,
+        SqlEffect::Alter,
+    ]
+    .into_iter()
+    .collect();
+    let mut plan: Option<MaskPlan> = None;
     for (statement, shape) in classified.statements().iter().zip(classified.shapes()) {
-        let opaque: EffectSet = [
-            SqlEffect::Execute,
-            SqlEffect::Unknown,
-            SqlEffect::Create,
-            SqlEffect::Alter,
-        ]
-        .into_iter()
-        .collect();
         if let Some(effect) = statement.effects.iter().find(|effect| opaque.contains(*effect)) {
-            return Err(format!("what it does ({effect}) may read masked columns unseen"));
+            return Err(refuse(
+                first,
+                format!("what it does ({effect}) may read masked columns unseen"),
+            ));
         }
         let touched: Vec<&RelationRef> = statement.reads.iter().chain(&statement.writes).collect();
         for relation in &touched {
             let is_masked = masked.iter().any(|column| names(relation, column));
             if !is_masked && !is_vouched(relation, known) {
-                return Err(format!(
-                    "{relation} may be a view of masked columns; if it isn't, list it in the target's plainRelations"
+                return Err(refuse(
+                    first,
+                    format!(
+                        "{relation} may be a view of masked columns; if it isn't, list it in the target's plainRelations"
+                    ),
                 ));
             }
         }
@@ -177,21 +207,29 @@ pub(crate) fn plan(
             .iter()
             .filter(|column| touched.iter().any(|relation| names(relation, column)))
             .collect();
-        if here.is_empty() {
+        let Some(about) = here.first() else {
             continue;
+        };
+        let found = plan_one(shape, &here).map_err(|why| refuse(about, why))?;
+        if classified.statements().len() > 1 && found.entries.is_some() {
+            return Err(refuse(
+                about,
+                "it is one of several statements in one text; send it alone".to_owned(),
+            ));
         }
-        let of_statement = plan_one(shape, &here)?;
-        if let Some(found) = of_statement {
-            if classified.statements().len() > 1 {
-                return Err("a text of several statements that reads masked columns".to_owned());
-            }
-            plan = Some(found);
+        match &mut plan {
+            Some(plan) => plan.by_name.extend(found.by_name),
+            None => plan = Some(found),
         }
     }
     Ok(plan)
 }
 
-fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, String> {
+fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<MaskPlan, String> {
+    let by_name = here
+        .iter()
+        .map(|column| (column.column.clone(), column.action))
+        .collect();
     let full = |column: &MaskedColumn| format!("{}.{}.{}", column.schema, column.table, column.column);
     for column in here {
         if shape.used.contains(&column.column) {
@@ -202,7 +240,10 @@ fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, S
         }
     }
     let Some(first) = here.first() else {
-        return Ok(None);
+        return Ok(MaskPlan {
+            entries: None,
+            by_name,
+        });
     };
     if shape.unnamed_use {
         return Err(format!(
@@ -214,8 +255,11 @@ fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, S
         return Err(format!("a whole row that holds {} may be used", full(first)));
     }
     let Some(outputs) = &shape.outputs else {
-        // No result with plain columns: an UPDATE or a subquery that uses other columns only.
-        return Ok(None);
+        // No result with plain columns: an UPDATE, or a UNION of other columns only.
+        return Ok(MaskPlan {
+            entries: None,
+            by_name,
+        });
     };
     let action = |name: &str| {
         here.iter()
@@ -228,7 +272,11 @@ fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, S
         entries.push(match output {
             Output::Star => Entry::Star,
             Output::Expression => Entry::Expression,
-            Output::Column { name, alias } => {
+            Output::Column {
+                name,
+                alias,
+                qualified,
+            } => {
                 if shape.row_names.contains(name) && action(name).is_none() {
                     return Err(format!("{name} may be a whole row that holds {}", full(first)));
                 }
@@ -236,7 +284,11 @@ fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, S
                 if found.is_some() && alias.as_ref().is_some_and(|alias| shape.used.contains(alias)) {
                     return Err(format!("{} is used under another name", full(first)));
                 }
-                Entry::Column(found)
+                if found.is_none() && *qualified {
+                    Entry::MaybeRow
+                } else {
+                    Entry::Column(found)
+                }
             }
         });
     }
@@ -261,23 +313,21 @@ fn plan_one(shape: &Shape, here: &[&MaskedColumn]) -> Result<Option<MaskPlan>, S
             return Err(format!("{} stands between two * under another name", full(first)));
         }
     }
-    if !masks_something {
-        return Ok(None);
-    }
-    let by_name = here
-        .iter()
-        .map(|column| (column.column.clone(), column.action))
-        .collect();
-    Ok(Some(MaskPlan { entries, by_name }))
+    let only_expressions = entries.iter().all(|entry| *entry == Entry::Expression);
+    Ok(MaskPlan {
+        entries: (!only_expressions).then_some(entries),
+        by_name,
+    })
 }
 
 /// Whether a relation may be a masked column's table. Without a schema it may be in any.
 fn names(relation: &RelationRef, column: &MaskedColumn) -> bool {
-    relation.name == column.table
-        && relation
-            .schema
-            .as_ref()
-            .is_none_or(|schema| *schema == column.schema)
+    *relation == any_relation()
+        || relation.name == column.table
+            && relation
+                .schema
+                .as_ref()
+                .is_none_or(|schema| *schema == column.schema)
 }
 
 fn is_vouched(relation: &RelationRef, known: &Known<'_>) -> bool {
@@ -292,7 +342,8 @@ fn is_vouched(relation: &RelationRef, known: &Known<'_>) -> bool {
         Some("pg_catalog") => !TELLING.contains(&name),
         Some("information_schema") => true,
         Some(schema) => vouched_in(schema),
-        None if name.starts_with("pg_") => !TELLING.contains(&name),
+        // Only where the search_path is known is pg_catalog sure to come first.
+        None if is_catalog(name) && !known.search_path.is_empty() => !TELLING.contains(&name),
         None => !known.search_path.is_empty() && known.search_path.iter().all(|schema| vouched_in(schema)),
     }
 }

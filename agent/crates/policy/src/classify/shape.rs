@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use super::functions::is_pure;
 use super::walk::{as_node, as_relation, list, strings, text};
 
 /// One entry of a select list.
@@ -16,6 +15,8 @@ pub(crate) enum Output {
         name: String,
         /// `AS …`, if any.
         alias: Option<String>,
+        /// Whether something stands before the name: `p.f` may then be f(p).
+        qualified: bool,
     },
     /// Anything else. Names in it are in [`Shape::used`].
     Expression,
@@ -87,6 +88,7 @@ impl Shape {
                 return Output::Column {
                     name: (*name).to_owned(),
                     alias: (!alias.is_empty()).then(|| alias.to_owned()),
+                    qualified: names.len() > 1,
                 };
             }
         }
@@ -140,6 +142,11 @@ impl Shape {
             "JoinExpr" => {
                 self.unnamed_use |= fields.get("is_natural").and_then(Value::as_bool).unwrap_or(true)
             }
+            // Without a list of columns all of them are copied or written.
+            "CopyStmt" => {
+                self.unnamed_use |= is_there(fields, "relation") && list(fields, "attlist").is_empty()
+            }
+            "InsertStmt" => self.unnamed_use |= list(fields, "cols").is_empty(),
             "FuncCall" => {
                 // The function's own name is no column.
                 fields
@@ -154,9 +161,31 @@ impl Shape {
     }
 }
 
-/// Built-in functions that take a row, by any name that a client could write behind a dot.
+/// Built-in functions of one argument that give away a row, or what an aggregate made of it, by a name behind a dot.
 fn takes_rows(name: &str) -> bool {
-    is_pure(None, name) || name.starts_with("record_") || name.starts_with("hash_record")
+    const TAKING: &[&str] = &[
+        "any_value",
+        "array_agg",
+        "concat",
+        "json_agg",
+        "json_agg_strict",
+        "json_build_array",
+        "jsonb_agg",
+        "jsonb_agg_strict",
+        "jsonb_build_array",
+        "max",
+        "min",
+        "quote_literal",
+        "quote_nullable",
+        "row_to_json",
+        "to_json",
+        "to_jsonb",
+    ];
+    TAKING.contains(&name) || name.starts_with("record_") || name.starts_with("hash_record")
+}
+
+fn is_there(fields: &Map<String, Value>, name: &str) -> bool {
+    fields.get(name).is_some_and(|value| !value.is_null())
 }
 
 fn is_plain(select: &Value) -> bool {

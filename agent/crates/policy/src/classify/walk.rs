@@ -1,14 +1,27 @@
 //! The walk over a statement's tree.
 
-use bailiff_model::{EffectSet, FunctionRef, RelationRef, SqlEffect, Statement};
+use bailiff_model::{FunctionRef, RelationRef, SqlEffect, Statement};
 use serde_json::{Map, Value};
 
-use super::functions::is_pure;
+use super::effects::plain_effects;
+use super::functions::{acts_alone, is_pure};
 
 /// What a walk found.
 pub(super) struct Walked {
     pub(super) statement: Statement,
-    pub(super) moves_search_path: bool,
+    pub(super) moves: PathMove,
+}
+
+/// Where unqualified names are looked for after a statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum PathMove {
+    /// Where they were before.
+    #[default]
+    Stays,
+    /// In these schemas.
+    To(Vec<String>),
+    /// Nobody knows.
+    Anywhere,
 }
 
 /// Walks one statement, given as the JSON of its `Node`.
@@ -23,124 +36,46 @@ pub(super) fn statement(tree: &Value) -> Walked {
     walk.found.functions.dedup();
     Walked {
         statement: walk.found,
-        moves_search_path: walk.moves_search_path,
+        moves: walk.moves,
+    }
+}
+
+/// A relation that can't be told: CASCADE reaches what the statement doesn't name. Only a rule for all relations covers it.
+pub(crate) fn any_relation() -> RelationRef {
+    RelationRef {
+        schema: Some("*".to_owned()),
+        name: "*".to_owned(),
     }
 }
 
 #[derive(Default)]
 struct Walk {
     found: Statement,
-    moves_search_path: bool,
+    moves: PathMove,
     /// Names of CTEs in scope. A relation of such a name, unqualified, is the CTE.
     ctes: Vec<String>,
 }
 
-/// Statements whose effects don't depend on what they hold, by the grammar's names. What they hold is walked as well.
-fn plain_effects(kind: &str) -> Option<EffectSet> {
-    use SqlEffect::{Alter, Create, Drop, Execute, Grant, Read, Set, Transaction};
-    let effects: &[SqlEffect] = match kind {
-        "AlterCollationStmt"
-        | "AlterDatabaseRefreshCollStmt"
-        | "AlterDatabaseSetStmt"
-        | "AlterDatabaseStmt"
-        | "AlterDomainStmt"
-        | "AlterEnumStmt"
-        | "AlterEventTrigStmt"
-        | "AlterExtensionContentsStmt"
-        | "AlterExtensionStmt"
-        | "AlterFdwStmt"
-        | "AlterForeignServerStmt"
-        | "AlterFunctionStmt"
-        | "AlterObjectDependsStmt"
-        | "AlterObjectSchemaStmt"
-        | "AlterOpFamilyStmt"
-        | "AlterOperatorStmt"
-        | "AlterPublicationStmt"
-        | "AlterSeqStmt"
-        | "AlterStatsStmt"
-        | "AlterSubscriptionStmt"
-        | "AlterSystemStmt"
-        | "AlterTableMoveAllStmt"
-        | "AlterTableSpaceOptionsStmt"
-        | "AlterTableStmt"
-        | "AlterTsconfigurationStmt"
-        | "AlterTsdictionaryStmt"
-        | "AlterTypeStmt"
-        | "AlterUserMappingStmt"
-        | "ClusterStmt"
-        | "CommentStmt"
-        | "RefreshMatViewStmt"
-        | "ReindexStmt"
-        | "RenameStmt"
-        | "ReplicaIdentityStmt"
-        | "VacuumStmt" => &[Alter],
-        "AlterDefaultPrivilegesStmt"
-        | "AlterPolicyStmt"
-        | "AlterRoleSetStmt"
-        | "AlterRoleStmt"
-        | "CreatePolicyStmt"
-        | "CreateRoleStmt"
-        | "DropRoleStmt"
-        | "GrantRoleStmt"
-        | "GrantStmt"
-        | "ReassignOwnedStmt"
-        | "SecLabelStmt" => &[Grant],
-        "AlterOwnerStmt" => &[Alter, Grant],
-        "DropOwnedStmt" => &[Drop, Grant],
-        "CompositeTypeStmt"
-        | "CreateAmStmt"
-        | "CreateCastStmt"
-        | "CreateConversionStmt"
-        | "CreateDomainStmt"
-        | "CreateEnumStmt"
-        | "CreateEventTrigStmt"
-        | "CreateExtensionStmt"
-        | "CreateFdwStmt"
-        | "CreateForeignServerStmt"
-        | "CreateForeignTableStmt"
-        | "CreateFunctionStmt"
-        | "CreateOpClassItem"
-        | "CreateOpClassStmt"
-        | "CreateOpFamilyStmt"
-        | "CreatePlangStmt"
-        | "CreatePLangStmt"
-        | "CreatePublicationStmt"
-        | "CreateRangeStmt"
-        | "CreateSchemaStmt"
-        | "CreateSeqStmt"
-        | "CreateStatsStmt"
-        | "CreateStmt"
-        | "CreateSubscriptionStmt"
-        | "CreateTableSpaceStmt"
-        | "CreateTransformStmt"
-        | "CreateTrigStmt"
-        | "CreateUserMappingStmt"
-        | "CreatedbStmt"
-        | "DefineStmt"
-        | "ImportForeignSchemaStmt"
-        | "IndexStmt"
-        | "RuleStmt"
-        | "ViewStmt"
-        | "CreateTableAsStmt" => &[Create],
-        "DropStmt" | "DropSubscriptionStmt" | "DropTableSpaceStmt" | "DropUserMappingStmt" | "DropdbStmt" => {
-            &[Drop]
-        }
-        "CallStmt" | "CheckPointStmt" | "DoStmt" | "ExecuteStmt" | "LoadStmt" | "NotifyStmt" => &[Execute],
-        "ClosePortalStmt" | "ConstraintsSetStmt" | "DeallocateStmt" | "DeclareCursorStmt" | "LockStmt"
-        | "TransactionStmt" => &[Transaction],
-        "FetchStmt" => &[Transaction, Read],
-        "DiscardStmt" | "ListenStmt" | "UnlistenStmt" | "VariableSetStmt" => &[Set],
-        "VariableShowStmt" => &[Read],
-        // What they hold says it.
-        "PrepareStmt" | "ReturnStmt" | "PlassignStmt" | "RawStmt" => &[],
-        _ => return None,
-    };
-    Some(effects.iter().copied().collect())
-}
+/// Fields that hold the relation which a statement makes, changes or locks.
+const WRITTEN: &[&str] = &[
+    "base_stmt",
+    "objects",
+    "rel",
+    "relation",
+    "relations",
+    "rels",
+    "sequence",
+    "table",
+    "typevar",
+    "view",
+];
 
-/// Kinds that write the relation which they name, though what they do isn't a change of rows.
-fn names_written(kind: &str) -> bool {
-    !matches!(kind, "ViewStmt" | "RuleStmt" | "LockStmt" | "CreateTableAsStmt")
+/// Kinds whose fields of such names are read: what they make takes the rows or the columns of them.
+fn reads_all(kind: &str) -> bool {
+    matches!(
+        kind,
+        "CreateStatsStmt" | "CreatePublicationStmt" | "AlterPublicationStmt"
+    )
 }
 
 impl Walk {
@@ -159,6 +94,8 @@ impl Walk {
                     self.fields(fields, &[]);
                 } else if is_query(fields) {
                     self.select(fields); // An arm of UNION, which the tree holds without a Node around it.
+                } else if fields.contains_key("funcname") && fields.contains_key("agg_within_group") {
+                    self.function(fields); // CALL holds its call so.
                 } else {
                     self.fields(fields, &[]);
                 }
@@ -179,7 +116,29 @@ impl Walk {
         if relation.schema.is_none() && self.ctes.contains(&relation.name) {
             return;
         }
+        self.add(SqlEffect::Read);
         self.found.reads.push(relation);
+    }
+
+    /// Notes a call of code that only its caller's name tells.
+    fn runs(&mut self, what: &str) {
+        self.add(SqlEffect::Execute);
+        self.found.functions.push(FunctionRef {
+            schema: None,
+            name: what.to_owned(),
+        });
+    }
+
+    /// Writes every relation that a field holds, however deep.
+    fn write_all(&mut self, value: &Value) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| self.write_all(item)),
+            Value::Object(fields) => match as_relation(fields) {
+                Some(relation) => self.found.writes.push(relation),
+                None => fields.values().for_each(|value| self.write_all(value)),
+            },
+            _ => {}
+        }
     }
 
     fn write(&mut self, relation: Option<&Value>) {
@@ -201,7 +160,19 @@ impl Walk {
                 if updates.and_then(Value::as_i64) == Some(3) {
                     self.add(SqlEffect::Update);
                 }
-                self.with_scope(fields, &["relation"]);
+                // A list of VALUES reads nothing.
+                let values = fields
+                    .get("select_stmt")
+                    .and_then(|source| source.pointer("/node/SelectStmt"))
+                    .and_then(Value::as_object)
+                    .filter(|source| !list(source, "values_lists").is_empty());
+                match values {
+                    Some(source) => {
+                        self.with_scope(fields, &["relation", "select_stmt"]);
+                        self.with_scope(source, &[]);
+                    }
+                    None => self.with_scope(fields, &["relation"]),
+                }
                 self.returning(fields);
             }
             "UpdateStmt" | "DeleteStmt" => {
@@ -236,40 +207,35 @@ impl Walk {
                 for relation in list(fields, "relations") {
                     self.write(relation.pointer("/node/RangeVar"));
                 }
+                self.cascade(fields);
             }
             "CopyStmt" => self.copy(fields),
             "ExplainStmt" => self.explain(fields),
             "FuncCall" => self.function(fields),
             "CommonTableExpr" => self.fields(fields, &[]),
             "AExpr" => {
-                self.operator(fields);
+                self.operator(fields, "name");
                 self.fields(fields, &[]);
             }
-            "VariableSetStmt" => {
-                self.add(SqlEffect::Set);
-                let name = text(fields, "name");
-                // RESET ALL and SET of anything that carries a search_path along.
-                self.moves_search_path |= name.is_empty() || name == "search_path" || name.contains("SCHEMA");
+            "SubLink" => {
+                self.operator(fields, "oper_name");
                 self.fields(fields, &[]);
             }
-            "DiscardStmt" | "TransactionStmt" => {
-                // ROLLBACK takes back SET, so that an earlier search_path comes again: it was then moved before already.
-                self.add(if kind == "DiscardStmt" {
-                    SqlEffect::Set
-                } else {
-                    SqlEffect::Transaction
-                });
+            "SortBy" => {
+                self.operator(fields, "use_op");
+                self.fields(fields, &[]);
             }
-            "DropStmt" => {
-                self.add(SqlEffect::Drop);
-                for object in list(fields, "objects") {
-                    let names: Vec<&str> = strings(object.pointer("/node/List/items"));
-                    if let Some(relation) = qualified(&names) {
-                        self.found.writes.push(relation);
-                    }
+            "RangeTableSample" => {
+                if !matches!(
+                    strings(fields.get("method")).as_slice(),
+                    ["bernoulli" | "system"] | ["pg_catalog", "bernoulli" | "system"]
+                ) {
+                    self.runs("TABLESAMPLE");
                 }
                 self.fields(fields, &[]);
             }
+            "VariableSetStmt" => self.set(fields),
+            "DropStmt" => self.drop_objects(fields),
             "RangeVar" => {
                 if let Some(relation) = as_relation(fields) {
                     self.read(relation);
@@ -281,7 +247,6 @@ impl Walk {
                 self.write(fields.get("rel"));
                 self.fields(fields, &["rel"]);
             }
-            "LockingClause" => self.add(SqlEffect::Update),
             kind if kind.ends_with("Stmt") => self.other_statement(kind, fields),
             _ => self.fields(fields, &[]),
         }
@@ -293,36 +258,119 @@ impl Walk {
             // Uncertainty denies: a statement that a newer grammar brought.
             None => self.add(SqlEffect::Unknown),
         }
-        if matches!(
-            kind,
-            "ExecuteStmt" | "CallStmt" | "DoStmt" | "LoadStmt" | "AlterRoleSetStmt"
-        ) {
-            // What runs may set anything.
-            self.moves_search_path = true;
-        }
-        if kind == "CreateTableAsStmt" {
-            self.write(fields.get("into").and_then(|into| into.get("rel")));
-            return self.fields(fields, &["into"]);
-        }
-        if names_written(kind) {
-            for name in ["relation", "rel", "sequence", "typevar", "view"] {
-                self.write(fields.get(name));
+        match kind {
+            // What runs may do anything, and set anything.
+            "DoStmt" | "ExecuteStmt" | "LoadStmt" => {
+                self.runs(match kind {
+                    "DoStmt" => "DO",
+                    "ExecuteStmt" => "EXECUTE",
+                    _ => "LOAD",
+                });
+                self.moves = PathMove::Anywhere;
             }
-            return self.fields(fields, &["relation", "rel", "sequence", "typevar", "view"]);
+            "NotifyStmt" => self.runs("NOTIFY"),
+            "CheckPointStmt" => self.runs("CHECKPOINT"),
+            "CallStmt" => self.moves = PathMove::Anywhere,
+            "CreateTableAsStmt" => {
+                self.write(fields.get("into").and_then(|into| into.get("rel")));
+                return self.fields(fields, &["into"]);
+            }
+            _ => {}
+        }
+        if reads_all(kind) {
+            return self.fields(fields, &[]);
+        }
+        for name in WRITTEN {
+            if let Some(value) = fields.get(*name) {
+                // What a foreign table inherits or refers to counts as written too, which is only stricter.
+                self.write_all(value);
+            }
+        }
+        self.cascade(fields);
+        self.fields(fields, WRITTEN);
+        for name in WRITTEN {
+            if let Some(value) = fields.get(*name) {
+                self.called(value);
+            }
+        }
+    }
+
+    /// CASCADE reaches what isn't named.
+    fn cascade(&mut self, fields: &Map<String, Value>) {
+        if fields.get("behavior").and_then(Value::as_i64) == Some(2) {
+            self.found.writes.push(any_relation());
+        }
+    }
+
+    /// Walks what a written relation's field holds besides names of relations: defaults, checks.
+    fn called(&mut self, value: &Value) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| self.called(item)),
+            Value::Object(fields) if as_relation(fields).is_none() => match as_node(fields) {
+                Some(("RangeVar" | "VacuumRelation", _)) => {}
+                Some((kind, body)) => self.node(kind, body),
+                None => fields.values().for_each(|value| self.called(value)),
+            },
+            _ => {}
+        }
+    }
+
+    fn set(&mut self, fields: &Map<String, Value>) {
+        let name = text(fields, "name");
+        if name.starts_with("TRANSACTION") || name.starts_with("SESSION CHARACTERISTICS") {
+            self.add(SqlEffect::Transaction);
+        } else {
+            self.add(SqlEffect::Set);
+        }
+        // RESET and SET … TO DEFAULT go back to what the session began with.
+        let sets = matches!(fields.get("kind").and_then(Value::as_i64), Some(1 | 4));
+        if sets && name == "search_path" {
+            let schemas: Vec<String> = list(fields, "args")
+                .iter()
+                .filter_map(|value| value.pointer("/node/AConst/val/Sval/sval"))
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+            self.moves = if schemas.len() == list(fields, "args").len() && self.moves == PathMove::Stays {
+                PathMove::To(schemas)
+            } else {
+                PathMove::Anywhere
+            };
         }
         self.fields(fields, &[]);
     }
 
-    fn select(&mut self, fields: &Map<String, Value>) {
-        let only_values = !list(fields, "values_lists").is_empty();
-        if !only_values {
-            self.add(SqlEffect::Read);
+    fn drop_objects(&mut self, fields: &Map<String, Value>) {
+        self.add(SqlEffect::Drop);
+        // The grammar's ObjectType: foreign table, index, matview, sequence, table, view; policy, rule, trigger of a table.
+        let of_relation = fields.get("remove_type").and_then(Value::as_i64);
+        for object in list(fields, "objects") {
+            let names = strings(object.pointer("/node/List/items"));
+            let named = match of_relation {
+                Some(19 | 21 | 24 | 38 | 42 | 52) => qualified(&names),
+                Some(29 | 36 | 45) => names.split_last().and_then(|(_, table)| qualified(table)),
+                _ => None,
+            };
+            self.found.writes.extend(named);
         }
+        self.cascade(fields);
+        self.fields(fields, &[]);
+    }
+
+    fn select(&mut self, fields: &Map<String, Value>) {
+        self.add(SqlEffect::Read);
         if let Some(into) = fields.get("into_clause").filter(|into| !into.is_null()) {
             self.add(SqlEffect::Create);
             self.write(into.get("rel"));
         }
+        let before = self.found.reads.len();
         self.with_scope(fields, &["into_clause"]);
+        if !list(fields, "locking_clause").is_empty() {
+            // FOR UPDATE and its kind lock rows as writing them does, and need the same right.
+            self.add(SqlEffect::Update);
+            let locked: Vec<_> = self.found.reads.get(before..).unwrap_or_default().to_vec();
+            self.found.writes.extend(locked);
+        }
     }
 
     /// Walks a statement that may have CTEs: each sees those before it, or all where they are recursive.
@@ -357,28 +405,27 @@ impl Walk {
         self.ctes.truncate(outer);
     }
 
-    /// RETURNING, WHERE and FROM read the relation that is written.
+    /// RETURNING, conditions and expressions over its columns read the relation that is written: the server asks for the
+    /// right to read it too.
     fn returning(&mut self, fields: &Map<String, Value>) {
         let there = |name: &str| match fields.get(name) {
             None | Some(Value::Null) => false,
             Some(Value::Array(items)) => !items.is_empty(),
             Some(_) => true,
         };
-        if there("returning_clause") || there("returning_list") {
+        let reads = [
+            "returning_clause",
+            "returning_list",
+            "where_clause",
+            "on_conflict_clause",
+        ]
+        .into_iter()
+        .any(there)
+            || fields.get("target_list").is_some_and(holds_column);
+        let relation = fields.get("relation").and_then(Value::as_object);
+        if let Some(relation) = relation.and_then(as_relation).filter(|_| reads) {
             self.add(SqlEffect::Read);
-        }
-        if let Some(relation) = fields
-            .get("relation")
-            .and_then(Value::as_object)
-            .and_then(as_relation)
-        {
-            if there("returning_clause")
-                || there("returning_list")
-                || there("where_clause")
-                || there("on_conflict_clause")
-            {
-                self.found.reads.push(relation);
-            }
+            self.found.reads.push(relation);
         }
     }
 
@@ -395,14 +442,14 @@ impl Walk {
                 .and_then(Value::as_object)
                 .and_then(as_relation)
             {
-                self.found.reads.push(relation);
+                self.found.reads.push(relation); // Never a CTE.
             }
         }
         // A file or program on the server.
         if fields.get("is_program").and_then(Value::as_bool) == Some(true)
             || !text(fields, "filename").is_empty()
         {
-            self.add(SqlEffect::Execute);
+            self.runs("COPY");
         }
         self.fields(fields, &["relation"]);
     }
@@ -434,6 +481,9 @@ impl Walk {
             self.found.functions.extend(inner.found.functions);
             self.found.reads.extend(inner.found.reads);
             self.found.reads.extend(inner.found.writes);
+            if inner.moves != PathMove::Stays {
+                self.moves = PathMove::Anywhere;
+            }
         }
     }
 
@@ -445,10 +495,12 @@ impl Walk {
         };
         if name.name == "set_config" {
             self.add(SqlEffect::Set);
-            self.moves_search_path = true;
+            self.moves = PathMove::Anywhere;
         } else if !is_pure(name.schema.as_deref(), &name.name) {
             self.add(SqlEffect::Execute);
-            self.moves_search_path = true;
+            if !acts_alone(name.schema.as_deref(), &name.name) {
+                self.moves = PathMove::Anywhere;
+            }
         }
         self.found.functions.push(FunctionRef {
             schema: name.schema,
@@ -458,13 +510,21 @@ impl Walk {
     }
 
     /// An operator named with a schema may be anybody's.
-    fn operator(&mut self, fields: &Map<String, Value>) {
-        let names = strings(fields.get("name"));
-        if let [schema, _] = names.as_slice() {
-            if *schema != "pg_catalog" {
-                self.add(SqlEffect::Execute);
-            }
+    fn operator(&mut self, fields: &Map<String, Value>, field: &str) {
+        let names = strings(fields.get(field));
+        if let [schema, .., _] = names.as_slice()
+            && *schema != "pg_catalog"
+        {
+            self.runs("OPERATOR");
         }
+    }
+}
+
+fn holds_column(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(holds_column),
+        Value::Object(fields) => fields.contains_key("ColumnRef") || fields.values().any(holds_column),
+        _ => false,
     }
 }
 

@@ -221,7 +221,7 @@ fn compile_policy(resource: &Resource<PolicySpec>, targets: &[Target], report: &
     let masks = spec
         .masks
         .iter()
-        .flat_map(|mask| compile_mask(mask, report))
+        .flat_map(|mask| compile_mask(mask, &name.value, report))
         .collect();
     Policy {
         name: Arc::from(name.value.as_str()),
@@ -302,8 +302,29 @@ fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
                 "add the effect `execute`",
             );
         }
-        written.value.iter().map(|name| Glob::new(name)).collect()
+        written
+            .value
+            .iter()
+            .map(|name| match name.split_once('.') {
+                Some((schema, name)) => (Glob::new(schema), Glob::new(name)),
+                None => (Glob::new("*"), Glob::new(name)),
+            })
+            .collect()
     });
+    if spec.action == Effect::Allow
+        && effects.contains(SqlEffect::Execute)
+        && relations.is_some()
+        && functions.is_none()
+    {
+        report.add(
+            spec.effects.referenced.line(),
+            format!(
+                "rule {:?} can never allow `execute`: what a function touches isn't known, so `relations` can't bound it",
+                spec.name.value
+            ),
+            "name the functions in `functions`, or allow `execute` in a rule of its own",
+        );
+    }
     Rule {
         name: Arc::from(spec.name.value.as_str()),
         effects,
@@ -361,7 +382,7 @@ fn covers_names(outer: Option<&[(Glob, Glob)]>, inner: Option<&[(Glob, Glob)]>) 
     }
 }
 
-fn compile_mask(spec: &MaskSpec, report: &mut Report<'_>) -> Vec<MaskedColumn> {
+fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<MaskedColumn> {
     if spec.columns.value.is_empty() {
         report.add(
             spec.columns.referenced.line(),
@@ -379,6 +400,7 @@ fn compile_mask(spec: &MaskSpec, report: &mut Report<'_>) -> Vec<MaskedColumn> {
                     table: (*table).to_owned(),
                     column: (*column).to_owned(),
                     action: spec.action,
+                    policy: Arc::from(policy),
                 });
             }
             _ => report.add(
