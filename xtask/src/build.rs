@@ -11,7 +11,7 @@ use crate::{ebpf, shell};
 /// toolchain that has the sources of `core`, and bpf-linker. Either toolchain does:
 ///
 ///   debian   apt-get install rustc-web cargo-web rust-web-src
-///   rustup   rustup toolchain install nightly --profile minimal --component rust-src
+///   rustup   rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src
 ///
 /// plus `cargo install bpf-linker@0.10.3 --locked`. As root on Debian all of it is installed
 /// when missing. The agent alone builds without any of this (--no-ebpf); it then looks for the

@@ -1,6 +1,7 @@
 //! The toolchains that can build the kernel programs, and building with them.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -124,10 +125,12 @@ pub(crate) fn has_debian_sources() -> bool {
 
 /// The LLVM that bpf-linker reads and writes; the compiler's must have the same major version.
 const LLVM: u32 = 22;
+/// The newest nightly known to come with that LLVM; a later one may have the next.
+const NIGHTLY: &str = "nightly-2026-05-20";
 const LINKER: &str = "bpf-linker@0.10.3";
 const BY_HAND: &str = "The kernel programs need a Rust toolchain with the sources of `core`. Install either of\n  \
     debian:  apt-get install --no-install-recommends rustc-web cargo-web rust-web-src\n  \
-    rustup:  rustup toolchain install nightly --profile minimal --component rust-src\n\
+    rustup:  rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src\n\
     and `cargo install bpf-linker@0.10.3 --locked`; or leave the kernel programs out with `cargo xtask build --no-ebpf`.";
 
 fn install(kind: Option<Kind>) -> Result<Toolchain> {
@@ -142,7 +145,7 @@ fn install(kind: Option<Kind>) -> Result<Toolchain> {
         rustup.args([
             "toolchain",
             "install",
-            "nightly",
+            NIGHTLY,
             "--profile",
             "minimal",
             "--component",
@@ -297,6 +300,8 @@ fn replace_if_changed(built: &Path, place: &Path) -> Result<()> {
         // Beside and renamed, so that a build that runs at the same time never sees half an object.
         let mut beside = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut beside, &new)?;
+        // Readable for whoever builds the agent, which a temporary file is not.
+        std::fs::set_permissions(beside.path(), std::fs::Permissions::from_mode(0o644))?;
         beside
             .persist(place)
             .with_context(|| format!("{} can't be replaced", place.display()))?;

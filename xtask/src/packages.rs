@@ -151,6 +151,12 @@ const NEEDS: &[Need] = &[
         found: || shell::which("psql").is_some(),
     },
     Need {
+        package: "python3",
+        why: "opens the odd sockets that psql doesn't",
+        purposes: &[Purpose::Test],
+        found: || shell::which("python3").is_some(),
+    },
+    Need {
         package: "curl",
         why: "asks the agent for its metrics",
         purposes: &[Purpose::Demo],
