@@ -247,6 +247,7 @@ struct Lab {
     namespace: Namespace,
     _proxies: Vec<Beside>,
     server: Postgres,
+    record: tempfile::TempDir,
     _address: Address,
 }
 
@@ -294,6 +295,7 @@ impl Lab {
             namespace: Namespace::new()?,
             _proxies: proxies,
             server,
+            record: tempfile::Builder::new().prefix("bailiff-bench-").tempdir()?,
             _address: address,
         })
     }
@@ -347,8 +349,10 @@ impl Sandbox {
             .arg("--config")
             .arg(shell::root().join("examples/bench"));
         command
-            .args(["--pod", "bench", "--", "sh"])
-            .current_dir(lab.server.folder());
+            .args(["--pod", "bench", "--record-dir"])
+            .arg(lab.record.path())
+            .args(["--", "sh"])
+            .current_dir("/");
         println!("\x1b[2m+ {}\x1b[0m", shell::describe(&command));
         let mut session = Session::start(&mut command)?;
         session
