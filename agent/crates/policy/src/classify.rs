@@ -8,6 +8,7 @@ mod catalog;
 mod effects;
 mod functions;
 mod shape;
+mod tree;
 mod walk;
 
 pub(crate) use catalog::is_catalog;

@@ -5,7 +5,7 @@
 //!
 //! **Deny and RequireApproval** match a statement that does *any* of what the rule names: one of the effects, on a relation
 //! that may be one of the relations, with a function among the functions. A name without a schema may be in any schema. Code
-//! that can't be seen (`DO`, `EXECUTE`) may call any function.
+//! that can't be seen (`DO`, `EXECUTE`) may call any function. What an approval lets pass is only what its rule covers, as below.
 //!
 //! **Allow** only covers what the rule names. A statement falls apart into pairs, and is allowed if each is covered by some
 //! Allow rule that is about the hop: each row effect with each relation (`read` with those read; insert, update, delete,
@@ -18,14 +18,12 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{
-    Chain, Effect, EffectSet, FunctionRef, Mode, Reason, RecordingLevel, RelationRef, SqlEffect, Statement,
-};
+use bailiff_model::{Chain, Effect, EffectSet, Mode, Reason, RecordingLevel, SqlEffect, Statement};
 
 use crate::algebra::{Judged, strictest};
-use crate::classify::{Classified, PathMove, Settings, any_relation, is_catalog, is_pure};
+use crate::classify::{Classified, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
-use crate::glob::Glob;
+use crate::cover::parts;
 use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
 use crate::permit::{DialPermit, Permit};
 
@@ -89,10 +87,19 @@ impl Ruling {
         self.effects
     }
 
-    /// How its result is masked.
+    /// How its result is masked, where values of it may have to be.
     #[must_use]
     pub fn mask_plan(&self) -> Option<&Arc<MaskPlan>> {
-        self.mask_plan.as_ref()
+        self.mask_plan.as_ref().filter(|plan| plan.masks_rows())
+    }
+
+    /// Whether the texts of its errors and notices must not reach the client: they may quote what is masked. True for whatever
+    /// touches a masked table, also without a [`Ruling::mask_plan`]: a failed check of an UPDATE quotes the whole row.
+    #[must_use]
+    pub fn hides_error_text(&self) -> bool {
+        self.mask_plan
+            .as_ref()
+            .is_some_and(|plan| plan.hides_error_text())
     }
 
     /// How much of it is recorded.
@@ -225,7 +232,7 @@ impl ChainPolicy {
         let mut judged = judge(Mode::Enforce).unwrap_or_else(nothing);
         let watched = judge(Mode::Observe);
         let mut mask_plan = None;
-        if judged.effect == Effect::Allow {
+        if judged.effect != Effect::Deny {
             // Where the session may have moved its search_path, no name is vouched for.
             let search_path = if settings.search_path_trusted {
                 self.target.search_path.as_slice()
@@ -383,23 +390,29 @@ impl ChainPolicy {
                     because: because(policy, rule),
                 }),
         );
-        if let Some(judged) = forbidding {
-            return judged;
-        }
+        // An approval lets pass what its rule covers; what no rule covers is answered by the default all the same.
+        let approval = match forbidding {
+            Some(judged) if judged.effect == Effect::Deny => return judged,
+            approval => approval,
+        };
+        let with_approval = |judged: Judged<Reason>| match &approval {
+            Some(approval) => approval.clone().join(judged),
+            None => judged,
+        };
         let path: &[String] = if settings.search_path_trusted {
             &self.target.search_path
         } else {
             &[]
         };
-        let allowing: Vec<_> = rules().filter(|(_, rule)| rule.action == Effect::Allow).collect();
+        let allowing: Vec<_> = rules().filter(|(_, rule)| rule.action != Effect::Deny).collect();
         let mut by = None;
         let told = statement.effects != EffectSet::EMPTY.with(SqlEffect::Unknown);
         if told && statement.effects.contains(SqlEffect::Unknown) && self.target.unknown < self.target.default
         {
-            return Judged {
+            return with_approval(Judged {
                 effect: self.target.unknown,
                 because: self.by_default(hop, "it can't be told all that this does"),
-            };
+            });
         }
         for part in parts(statement, settings.search_path_trusted) {
             match allowing.iter().find(|(_, rule)| rule.covers(part, path)) {
@@ -419,164 +432,16 @@ impl ChainPolicy {
                     } else {
                         what.as_str()
                     };
-                    return Judged {
+                    return with_approval(Judged {
                         effect: self.target.default,
                         because: self.by_default(hop, message),
-                    };
+                    });
                 }
             }
         }
-        Judged {
+        with_approval(Judged {
             effect: Effect::Allow,
             because: by.unwrap_or_else(|| self.by_default(hop, "nothing is done")),
-        }
+        })
     }
-}
-
-/// One thing that a statement does, which Allow rules must cover.
-#[derive(Debug, Clone, Copy)]
-struct Part<'a> {
-    effect: SqlEffect,
-    relation: Option<&'a RelationRef>,
-    function: Option<&'a FunctionRef>,
-}
-
-/// What a statement does, each effect with each relation or function that it is about.
-fn parts(statement: &Statement, path_trusted: bool) -> Vec<Part<'_>> {
-    let mut parts = Vec::new();
-    for effect in statement.effects.iter() {
-        let (reads, writes): (&[RelationRef], &[RelationRef]) = match effect {
-            SqlEffect::Read => (&statement.reads, &[]),
-            SqlEffect::Insert
-            | SqlEffect::Update
-            | SqlEffect::Delete
-            | SqlEffect::Truncate
-            | SqlEffect::Create
-            | SqlEffect::Alter
-            | SqlEffect::Drop
-            | SqlEffect::Grant
-            | SqlEffect::Transaction => (&[], &statement.writes),
-            SqlEffect::Copy => (&statement.reads, &statement.writes),
-            SqlEffect::Execute | SqlEffect::Set | SqlEffect::Unknown => (&[], &[]),
-        };
-        let before = parts.len();
-        parts.extend(reads.iter().chain(writes).map(|relation| Part {
-            effect,
-            relation: Some(relation),
-            function: None,
-        }));
-        if effect == SqlEffect::Execute {
-            let acting = statement.functions.iter().filter(|function| {
-                function.name != "set_config"
-                    && !(is_pure(function.schema.as_deref(), &function.name)
-                        && (path_trusted || function.schema.is_some()))
-            });
-            parts.extend(acting.map(|function| Part {
-                effect,
-                relation: None,
-                function: Some(function),
-            }));
-        }
-        if parts.len() == before {
-            parts.push(Part {
-                effect,
-                relation: None,
-                function: None,
-            });
-        }
-    }
-    parts
-}
-
-impl Rule {
-    /// Whether a statement does any of what the rule names. A name without a schema may be in any.
-    fn touches(&self, statement: &Statement) -> bool {
-        let may_be_named = |relation: &RelationRef| {
-            self.relations
-                .as_ref()
-                .is_none_or(|globs| globs.iter().any(|glob| may_match(glob, relation)))
-        };
-        let effects = parts(statement, true).iter().any(|part| {
-            self.effects.contains(part.effect)
-                && match part.relation {
-                    Some(relation) => may_be_named(relation),
-                    // An effect without relations, in a rule about relations: any relation of the statement counts.
-                    None => {
-                        self.relations.is_none()
-                            || statement.reads.iter().chain(&statement.writes).any(may_be_named)
-                    }
-                }
-        });
-        effects
-            && self.functions.as_ref().is_none_or(|globs| {
-                statement.functions.iter().any(|function| {
-                    is_unseen_code(function) || globs.iter().any(|(_, name)| name.matches(&function.name))
-                })
-            })
-    }
-
-    /// Whether the rule allows this part. A name without a schema is looked for in `path`, and must be allowed in every
-    /// schema there.
-    fn covers(&self, part: Part<'_>, path: &[String]) -> bool {
-        let relations = match (&self.relations, part.relation) {
-            (None, _) => true,
-            (Some(globs), Some(relation)) => surely_matches(globs, relation, path),
-            // `SELECT 1`, `BEGIN`, `SET` are about no relation. What is made or dropped is, or is no relation at all.
-            (Some(_), None) => match part.effect {
-                SqlEffect::Read | SqlEffect::Copy | SqlEffect::Set | SqlEffect::Transaction => true,
-                SqlEffect::Execute => self.functions.is_some(),
-                _ => false,
-            },
-        };
-        let functions = match &self.functions {
-            Some(globs) if part.effect == SqlEffect::Execute => part.function.is_some_and(|function| {
-                globs.iter().any(|(schema, name)| {
-                    name.matches(&function.name)
-                        && (schema.is_any()
-                            || match function.schema.as_deref() {
-                                Some(found) => schema.matches(found),
-                                None => !path.is_empty() && path.iter().all(|found| schema.matches(found)),
-                            })
-                })
-            }),
-            _ => true,
-        };
-        part.effect != SqlEffect::Unknown && self.effects.contains(part.effect) && relations && functions
-    }
-}
-
-/// Stands for code that a statement brings or that was prepared before.
-fn is_unseen_code(function: &FunctionRef) -> bool {
-    function.schema.is_none() && matches!(function.name.as_str(), "DO" | "EXECUTE")
-}
-
-fn may_match((schema, name): &(Glob, Glob), relation: &RelationRef) -> bool {
-    *relation == any_relation()
-        || name.matches(&relation.name) && relation.schema.as_ref().is_none_or(|found| schema.matches(found))
-}
-
-fn surely_matches(globs: &[(Glob, Glob)], relation: &RelationRef, path: &[String]) -> bool {
-    let in_schema = |schema: &str| {
-        globs
-            .iter()
-            .any(|(s, name)| s.matches(schema) && name.matches(&relation.name))
-    };
-    if *relation == any_relation() {
-        return globs
-            .iter()
-            .any(|(schema, name)| schema.is_any() && name.is_any());
-    }
-    match relation.schema.as_deref() {
-        Some(schema) => in_schema(schema),
-        None if in_any_schema(globs, &relation.name) => true,
-        // pg_catalog is searched before anything else, as long as the path is known.
-        None if is_catalog(&relation.name) => !path.is_empty() && in_schema("pg_catalog"),
-        None => !path.is_empty() && path.iter().all(|schema| in_schema(schema)),
-    }
-}
-
-fn in_any_schema(globs: &[(Glob, Glob)], name: &str) -> bool {
-    globs
-        .iter()
-        .any(|(schema, pattern)| schema.is_any() && pattern.matches(name))
 }

@@ -5,6 +5,7 @@
 mod algebra;
 mod classify;
 mod compiled;
+mod cover;
 mod decide;
 mod glob;
 mod load;

@@ -207,9 +207,16 @@ fn parse(file: &str, document: &str, problems: &mut Vec<Problem>) -> Option<sche
 /// The error without the excerpt of the file that the library draws under it.
 fn short(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
-    text.lines()
+    let text = text
+        .lines()
         .next()
         .unwrap_or_default()
-        .trim_start_matches("error: ")
-        .to_owned()
+        .trim_start_matches("error: ");
+    // The place stands before it already.
+    match text.split_once(": ") {
+        Some((place, reason)) if place.starts_with("line ") && place.contains(" column ") => {
+            reason.to_owned()
+        }
+        _ => text.to_owned(),
+    }
 }

@@ -118,6 +118,16 @@ impl MaskPlan {
         true
     }
 
+    /// Whether values of its result may have to be masked. Where not, the result is proven to be independent of what is masked.
+    #[must_use]
+    pub fn masks_rows(&self) -> bool {
+        self.entries.as_ref().is_some_and(|entries| {
+            entries
+                .iter()
+                .any(|entry| matches!(entry, Entry::Star | Entry::MaybeRow | Entry::Column(Some(_))))
+        })
+    }
+
     fn named(&self, name: &[u8]) -> Option<MaskAction> {
         self.by_name
             .iter()

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::walk::{as_node, as_relation, list, strings, text};
+use super::tree::{as_node, as_relation, list, strings, text};
 
 /// One entry of a select list.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bailiff_model::{Effect, EffectSet, SqlEffect, TargetName};
 
+use serde_saphyr::Spanned;
+
 use super::Problem;
 use super::schema::{Document, MaskSpec, PolicySpec, Resource, RuleSpec, SubjectSpec, TargetSpec};
 use crate::compiled::{Endpoint, Policy, PolicySet, Rule, Subject, Target};
@@ -81,7 +83,15 @@ pub(super) fn compile(documents: &[(String, Document)], problems: &mut Vec<Probl
 fn compile_target(resource: &Resource<TargetSpec>, report: &mut Report<'_>) -> Target {
     let spec = &resource.spec;
     let name = &resource.metadata.name;
+    check_name(name, report);
     let mut endpoints = Vec::new();
+    if spec.search_path.value.is_empty() {
+        report.add(
+            spec.search_path.referenced.line(),
+            "`searchPath` is empty, so that no rule allows a name without a schema",
+            "leave it out for [public], or list the schemas of the database's search_path",
+        );
+    }
     if spec.endpoints.is_empty() {
         report.add(
             name.referenced.line(),
@@ -116,7 +126,7 @@ fn compile_target(resource: &Resource<TargetSpec>, report: &mut Report<'_>) -> T
         default: spec.default,
         unknown: spec.unknown,
         when_full: spec.recording.when_full,
-        search_path: spec.search_path.clone(),
+        search_path: spec.search_path.value.clone(),
         plain_relations,
     }
 }
@@ -131,6 +141,7 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
             .filter(|port| *port != 0)
             .ok_or_else(|| format!("{port:?} is no port"))?,
     };
+    let bracketed = host.starts_with('[');
     let host = match host.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']').ok_or("has [ without ]")?,
         None => host,
@@ -141,6 +152,14 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     let address: IpAddr = address
         .parse()
         .map_err(|_| format!("{address:?} is no IP address"))?;
+    if let IpAddr::V6(v6) = address
+        && v6.to_ipv4_mapped().is_some()
+    {
+        return Err("is an IPv4 address in IPv6's clothes, and those are read as IPv4".to_owned());
+    }
+    if address.is_ipv6() != bracketed {
+        return Err("an IPv6 address, and no other, stands in brackets".to_owned());
+    }
     let whole = if address.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {
         None => whole,
@@ -174,6 +193,7 @@ fn compile_policy(resource: &Resource<PolicySpec>, targets: &[Target], report: &
     let spec = &resource.spec;
     let name = &resource.metadata.name;
     let line = name.referenced.line();
+    check_name(name, report);
     if spec.targets.is_empty() {
         report.add(
             line,
@@ -204,25 +224,33 @@ fn compile_policy(resource: &Resource<PolicySpec>, targets: &[Target], report: &
         );
     }
     for subject in &spec.subjects {
-        if subject.namespaces.is_empty()
-            && subject.service_accounts.is_empty()
-            && subject.pods.is_empty()
-            && subject.pod_labels.is_empty()
-        {
-            report.add(
-                line,
-                "a subject asks for nothing, so that it is everybody",
-                "leave `subjects` out to mean everybody, or say whom you mean",
-            );
-        }
+        check_subject(subject, report);
     }
     let rules: Vec<Rule> = spec.rules.iter().map(|rule| compile_rule(rule, report)).collect();
     check_reach(&rules, &spec.rules, report);
-    let masks = spec
+    let masks: Vec<(MaskedColumn, u64)> = spec
         .masks
         .iter()
         .flat_map(|mask| compile_mask(mask, &name.value, report))
         .collect();
+    let mut seen: Vec<&MaskedColumn> = Vec::new();
+    for (column, line) in &masks {
+        let same = |other: &&MaskedColumn| {
+            (&other.schema, &other.table, &other.column) == (&column.schema, &column.table, &column.column)
+        };
+        if seen.iter().any(same) {
+            report.add(
+                *line,
+                format!(
+                    "{}.{}.{} is masked twice",
+                    column.schema, column.table, column.column
+                ),
+                "remove one of them",
+            );
+        }
+        seen.push(column);
+    }
+    let masks = masks.into_iter().map(|(column, _)| column).collect();
     Policy {
         name: Arc::from(name.value.as_str()),
         mode: spec.mode,
@@ -232,15 +260,54 @@ fn compile_policy(resource: &Resource<PolicySpec>, targets: &[Target], report: &
                 .map(|target| TargetName::new(target.value.as_str()))
                 .collect()
         }),
-        subjects: spec.subjects.iter().map(compile_subject).collect(),
+        subjects: spec
+            .subjects
+            .iter()
+            .map(|subject| compile_subject(&subject.value))
+            .collect(),
         rules,
         masks,
         recording: spec.recording,
     }
 }
 
+fn check_subject(subject: &Spanned<SubjectSpec>, report: &mut Report<'_>) {
+    let spec = &subject.value;
+    let lists = [
+        ("namespaces", &spec.namespaces),
+        ("serviceAccounts", &spec.service_accounts),
+        ("pods", &spec.pods),
+    ];
+    for (name, list) in lists {
+        let Some(list) = list else { continue };
+        if list.value.is_empty() || list.value.iter().any(String::is_empty) {
+            report.add(
+                list.referenced.line(),
+                format!("the subject can never match: `{name}` is empty or holds an empty name"),
+                format!("leave `{name}` out to mean any, or say whom you mean"),
+            );
+        }
+    }
+    let labels = spec.pod_labels.as_ref();
+    if labels.is_some_and(|labels| labels.value.is_empty())
+        || (labels.is_none() && lists.iter().all(|(_, list)| list.is_none()))
+    {
+        report.add(
+            subject.referenced.line(),
+            "a subject asks for nothing, so that it is everybody",
+            "leave `subjects` out to mean everybody, or say whom you mean",
+        );
+    }
+}
+
 fn compile_subject(spec: &SubjectSpec) -> Subject {
-    let globs = |names: &[String]| names.iter().map(|name| Glob::new(name)).collect();
+    let globs = |names: &Option<Spanned<Vec<String>>>| {
+        names
+            .iter()
+            .flat_map(|names| &names.value)
+            .map(|name| Glob::new(name))
+            .collect()
+    };
     Subject {
         namespaces: globs(&spec.namespaces),
         service_accounts: globs(&spec.service_accounts),
@@ -248,8 +315,28 @@ fn compile_subject(spec: &SubjectSpec) -> Subject {
         pod_labels: spec
             .pod_labels
             .iter()
+            .flat_map(|labels| &labels.value)
             .map(|(key, value)| (key.clone(), Glob::new(value)))
             .collect(),
+    }
+}
+
+/// Names stand in metrics, records and messages: as in Kubernetes, lower case letters, digits, `-` and `.`.
+fn check_name(name: &Spanned<String>, report: &mut Report<'_>) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    let ends =
+        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let bytes = name.value.as_bytes();
+    if bytes.len() > 253
+        || !bytes.iter().all(|byte| plain(*byte))
+        || !ends(bytes.first())
+        || !ends(bytes.last())
+    {
+        report.add(
+            name.referenced.line(),
+            format!("{:?} is no name", name.value),
+            "use lower case letters, digits, - and ., with a letter or digit at both ends",
+        );
     }
 }
 
@@ -382,7 +469,7 @@ fn covers_names(outer: Option<&[(Glob, Glob)]>, inner: Option<&[(Glob, Glob)]>) 
     }
 }
 
-fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<MaskedColumn> {
+fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<(MaskedColumn, u64)> {
     if spec.columns.value.is_empty() {
         report.add(
             spec.columns.referenced.line(),
@@ -395,13 +482,14 @@ fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<M
         let parts: Vec<&str> = written.value.split('.').collect();
         match parts.as_slice() {
             [schema, table, column] if parts.iter().all(|part| !part.is_empty() && !part.contains('*')) => {
-                columns.push(MaskedColumn {
+                let column = MaskedColumn {
                     schema: (*schema).to_owned(),
                     table: (*table).to_owned(),
                     column: (*column).to_owned(),
                     action: spec.action,
                     policy: Arc::from(policy),
-                });
+                };
+                columns.push((column, written.referenced.line()));
             }
             _ => report.add(
                 written.referenced.line(),

@@ -56,7 +56,7 @@ pub(super) struct TargetSpec {
     #[serde(default)]
     pub(super) recording: TargetRecording,
     #[serde(default = "public")]
-    pub(super) search_path: Vec<String>,
+    pub(super) search_path: Spanned<Vec<String>>,
     #[serde(default)]
     pub(super) plain_relations: Vec<Spanned<String>>,
 }
@@ -75,7 +75,7 @@ pub(super) struct PolicySpec {
     pub(super) mode: Mode,
     pub(super) targets: Vec<Spanned<String>>,
     #[serde(default)]
-    pub(super) subjects: Vec<SubjectSpec>,
+    pub(super) subjects: Vec<Spanned<SubjectSpec>>,
     #[serde(default)]
     pub(super) rules: Vec<RuleSpec>,
     #[serde(default)]
@@ -87,14 +87,10 @@ pub(super) struct PolicySpec {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct SubjectSpec {
-    #[serde(default)]
-    pub(super) namespaces: Vec<String>,
-    #[serde(default)]
-    pub(super) service_accounts: Vec<String>,
-    #[serde(default)]
-    pub(super) pods: Vec<String>,
-    #[serde(default)]
-    pub(super) pod_labels: BTreeMap<String, String>,
+    pub(super) namespaces: Option<Spanned<Vec<String>>>,
+    pub(super) service_accounts: Option<Spanned<Vec<String>>>,
+    pub(super) pods: Option<Spanned<Vec<String>>>,
+    pub(super) pod_labels: Option<Spanned<BTreeMap<String, String>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,6 +116,7 @@ fn deny() -> Effect {
     Effect::Deny
 }
 
-fn public() -> Vec<String> {
-    vec!["public".to_owned()]
+fn public() -> Spanned<Vec<String>> {
+    let nowhere = serde_saphyr::Location::UNKNOWN;
+    Spanned::new(vec!["public".to_owned()], nowhere, nowhere)
 }

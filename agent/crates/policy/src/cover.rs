@@ -1,0 +1,155 @@
+//! What rules match and cover: the meaning is told in `decide`.
+
+use bailiff_model::{FunctionRef, RelationRef, SqlEffect, Statement};
+
+use crate::classify::{any_relation, is_catalog, is_pure};
+use crate::compiled::Rule;
+use crate::glob::Glob;
+
+/// One thing that a statement does, which Allow rules must cover.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) effect: SqlEffect,
+    pub(crate) relation: Option<&'a RelationRef>,
+    pub(crate) function: Option<&'a FunctionRef>,
+}
+
+/// What a statement does, each effect with each relation or function that it is about.
+pub(crate) fn parts(statement: &Statement, path_trusted: bool) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    for effect in statement.effects.iter() {
+        let (reads, writes): (&[RelationRef], &[RelationRef]) = match effect {
+            SqlEffect::Read => (&statement.reads, &[]),
+            SqlEffect::Insert
+            | SqlEffect::Update
+            | SqlEffect::Delete
+            | SqlEffect::Truncate
+            | SqlEffect::Create
+            | SqlEffect::Alter
+            | SqlEffect::Drop
+            | SqlEffect::Grant
+            | SqlEffect::Transaction => (&[], &statement.writes),
+            SqlEffect::Copy => (&statement.reads, &statement.writes),
+            SqlEffect::Execute | SqlEffect::Set | SqlEffect::Unknown => (&[], &[]),
+        };
+        let before = parts.len();
+        parts.extend(reads.iter().chain(writes).map(|relation| Part {
+            effect,
+            relation: Some(relation),
+            function: None,
+        }));
+        if effect == SqlEffect::Execute {
+            let acting = statement.functions.iter().filter(|function| {
+                function.name != "set_config"
+                    && !(is_pure(function.schema.as_deref(), &function.name)
+                        && (path_trusted || function.schema.is_some()))
+            });
+            parts.extend(acting.map(|function| Part {
+                effect,
+                relation: None,
+                function: Some(function),
+            }));
+        }
+        if parts.len() == before {
+            parts.push(Part {
+                effect,
+                relation: None,
+                function: None,
+            });
+        }
+    }
+    parts
+}
+
+impl Rule {
+    /// Whether a statement does any of what the rule names. A name without a schema may be in any.
+    pub(crate) fn touches(&self, statement: &Statement) -> bool {
+        let may_be_named = |relation: &RelationRef| {
+            self.relations
+                .as_ref()
+                .is_none_or(|globs| globs.iter().any(|glob| may_match(glob, relation)))
+        };
+        let effects = parts(statement, true).iter().any(|part| {
+            self.effects.contains(part.effect)
+                && match part.relation {
+                    Some(relation) => may_be_named(relation),
+                    // An effect without relations, in a rule about relations: any relation of the statement counts.
+                    None => {
+                        self.relations.is_none()
+                            || statement.reads.iter().chain(&statement.writes).any(may_be_named)
+                    }
+                }
+        });
+        effects
+            && self.functions.as_ref().is_none_or(|globs| {
+                statement.functions.iter().any(|function| {
+                    is_unseen_code(function) || globs.iter().any(|(_, name)| name.matches(&function.name))
+                })
+            })
+    }
+
+    /// Whether the rule allows this part. A name without a schema is looked for in `path`, and must be allowed in every
+    /// schema there.
+    pub(crate) fn covers(&self, part: Part<'_>, path: &[String]) -> bool {
+        let relations = match (&self.relations, part.relation) {
+            (None, _) => true,
+            (Some(globs), Some(relation)) => surely_matches(globs, relation, path),
+            // `SELECT 1`, `BEGIN`, `SET` are about no relation. What is made or dropped is, or is no relation at all.
+            (Some(_), None) => match part.effect {
+                SqlEffect::Read | SqlEffect::Copy | SqlEffect::Set | SqlEffect::Transaction => true,
+                SqlEffect::Execute => self.functions.is_some(),
+                _ => false,
+            },
+        };
+        let functions = match &self.functions {
+            Some(globs) if part.effect == SqlEffect::Execute => part.function.is_some_and(|function| {
+                globs.iter().any(|(schema, name)| {
+                    name.matches(&function.name)
+                        && (schema.is_any()
+                            || match function.schema.as_deref() {
+                                Some(found) => schema.matches(found),
+                                None => !path.is_empty() && path.iter().all(|found| schema.matches(found)),
+                            })
+                })
+            }),
+            _ => true,
+        };
+        part.effect != SqlEffect::Unknown && self.effects.contains(part.effect) && relations && functions
+    }
+}
+
+/// Stands for code that a statement brings or that was prepared before.
+fn is_unseen_code(function: &FunctionRef) -> bool {
+    function.schema.is_none() && matches!(function.name.as_str(), "DO" | "EXECUTE")
+}
+
+fn may_match((schema, name): &(Glob, Glob), relation: &RelationRef) -> bool {
+    *relation == any_relation()
+        || name.matches(&relation.name) && relation.schema.as_ref().is_none_or(|found| schema.matches(found))
+}
+
+fn surely_matches(globs: &[(Glob, Glob)], relation: &RelationRef, path: &[String]) -> bool {
+    let in_schema = |schema: &str| {
+        globs
+            .iter()
+            .any(|(s, name)| s.matches(schema) && name.matches(&relation.name))
+    };
+    if *relation == any_relation() {
+        return globs
+            .iter()
+            .any(|(schema, name)| schema.is_any() && name.is_any());
+    }
+    match relation.schema.as_deref() {
+        Some(schema) => in_schema(schema),
+        None if in_any_schema(globs, &relation.name) => true,
+        // pg_catalog is searched before anything else, as long as the path is known.
+        None if is_catalog(&relation.name) => !path.is_empty() && in_schema("pg_catalog"),
+        None => !path.is_empty() && path.iter().all(|schema| in_schema(schema)),
+    }
+}
+
+fn in_any_schema(globs: &[(Glob, Glob)], name: &str) -> bool {
+    globs
+        .iter()
+        .any(|(schema, pattern)| schema.is_any() && pattern.matches(name))
+}
