@@ -1,1 +1,29 @@
-//! The agent as a library: wiring and I/O.
+//! The agent as a library: wiring and I/O. See `ARCHITECTURE.md`.
+
+pub mod admin;
+pub mod app;
+pub mod attribution;
+pub mod cli;
+pub mod decide;
+pub(crate) mod mask;
+pub mod metrics;
+pub mod proxy;
+pub mod record;
+pub mod world;
+
+/// 128 random bits in hexadecimal, from the kernel.
+pub(crate) fn random_hex() -> String {
+    use std::fmt::Write as _;
+    use std::io::Read as _;
+    let mut bytes = [0_u8; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    if let Err(error) = read {
+        // Names that must not be guessed can't be made: nothing may go on.
+        tracing::error!(%error, "no randomness; ending");
+        std::process::abort();
+    }
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

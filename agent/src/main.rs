@@ -1,2 +1,7 @@
 //! The binary `bailiff`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bailiff::cli::main()
+}

@@ -182,6 +182,18 @@ impl ChainPolicy {
         !self.masked.is_empty()
     }
 
+    /// Whether a search_path that the server reports is the one that the target's definition names. The user's own schema,
+    /// which stands in the default, is left out.
+    #[must_use]
+    pub fn trusts_search_path(&self, value: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(value);
+        let schemas = text
+            .split(',')
+            .map(|schema| schema.trim().trim_matches('"'))
+            .filter(|schema| *schema != "$user");
+        schemas.eq(self.target.search_path.iter().map(String::as_str))
+    }
+
     /// Whether the target may be dialed at all: not where no rule could allow anything to some hop.
     pub fn connect(&self) -> Result<DialPermit, Denial> {
         for (hop, policies) in self.hops.iter().enumerate() {

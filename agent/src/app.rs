@@ -1,0 +1,285 @@
+//! Wiring: what runs on which thread, how it starts, drains and stops.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bailiff_kernel::netns::NetnsFd;
+use bailiff_kernel::{FourTuple, Options as RedirectOptions, Origin, Redirect, TargetEntry, cgroup, net};
+use bailiff_model::PodInfo;
+use bailiff_policy::{ParserPool, PolicySet};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::attribution::{Attribution, PodEntry};
+use crate::decide::{InForce, Watcher};
+use crate::metrics::Metrics;
+use crate::proxy::{Acceptor, Limits, OriginSource, PodListeners, Workers, WorkersOptions};
+use crate::record::{Recorder, Store, StoreOptions};
+
+/// Bytes that may wait to be written into the record.
+const RECORDER_QUEUE: usize = 64 << 20;
+
+/// How an agent is set up.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// Where Targets and Policies are.
+    pub config: PathBuf,
+    /// The cgroup above all pods.
+    pub pods_cgroup: PathBuf,
+    /// The agent's own cgroup.
+    pub agent_cgroup: PathBuf,
+    /// This instance's directory on a bpf file system.
+    pub pins: PathBuf,
+    /// Where the record goes.
+    pub record: PathBuf,
+    /// Bytes that the record may take on disk.
+    pub record_bytes: u64,
+    /// Where metrics and health are served; port 0 for any.
+    pub admin: Option<SocketAddr>,
+    /// Threads that carry connections.
+    pub workers: usize,
+    /// The data path's limits.
+    pub limits: Limits,
+}
+
+/// A pod to be enforced on.
+#[derive(Debug)]
+pub struct PodSpec {
+    /// The pod as policy sees it.
+    pub info: PodInfo,
+    /// Its container, where there is only one.
+    pub container: Option<String>,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Its network namespace.
+    pub netns: OwnedFd,
+    /// The host's side of its link, in the agent's namespace.
+    pub host_link: Option<String>,
+}
+
+/// An agent in force.
+pub struct Agent {
+    redirect: Arc<KernelSide>,
+    attribution: Arc<Attribution>,
+    acceptor: Acceptor,
+    workers: Arc<Workers>,
+    recorder: Recorder,
+    admin: Option<Admin>,
+    listening: Mutex<Vec<CancellationToken>>,
+    quiet: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// The kernel side as other threads see it.
+struct KernelSide(Mutex<Option<Redirect>>);
+
+impl KernelSide {
+    fn with<T>(&self, work: impl FnOnce(&mut Redirect) -> T) -> Option<T> {
+        self.0.lock().ok()?.as_mut().map(work)
+    }
+}
+
+impl OriginSource for KernelSide {
+    fn origin(&self, connection: &FourTuple) -> Option<Origin> {
+        self.with(|redirect| redirect.origin(connection)).flatten()
+    }
+
+    fn beat(&self) {
+        self.with(|redirect| redirect.beat());
+    }
+}
+
+fn entries(set: &PolicySet) -> Vec<TargetEntry> {
+    set.targets()
+        .iter()
+        .flat_map(|target| {
+            target.endpoints.iter().map(|endpoint| TargetEntry {
+                address: endpoint.address,
+                prefix: endpoint.prefix,
+                port: endpoint.port,
+                failure_mode: target.failure_mode,
+            })
+        })
+        .collect()
+}
+
+impl Agent {
+    /// Loads the policies, puts the kernel side in force and starts all threads.
+    pub fn start(options: AgentOptions) -> Result<Self> {
+        let set = PolicySet::load(&options.config)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let mut redirect = Redirect::load(RedirectOptions {
+            pins: options.pins.clone(),
+            pods_cgroup: options.pods_cgroup.clone(),
+            agent_cgroup: cgroup::id(&options.agent_cgroup).context("cannot read the agent's cgroup")?,
+            heartbeat_max_age: Duration::from_secs(3),
+        })?;
+        redirect.set_targets(&entries(&set))?;
+        let redirect = Arc::new(KernelSide(Mutex::new(Some(redirect))));
+        let in_force = Arc::new(InForce::new(set));
+        let attribution = Arc::new(Attribution::default());
+        let store = Store::open(StoreOptions {
+            directory: options.record.clone(),
+            file_bytes: (options.record_bytes / 16).max(1 << 20),
+            total_bytes: options.record_bytes,
+        })
+        .with_context(|| format!("cannot write the record into {}", options.record.display()))?;
+        let recorder = Recorder::start(store, RECORDER_QUEUE, Arc::clone(&metrics))?;
+        let limits = Arc::new(options.limits.clone());
+        let workers = Arc::new(Workers::start(
+            &WorkersOptions {
+                threads: options.workers,
+                limits: Arc::clone(&limits),
+                in_force: Arc::clone(&in_force),
+                attribution: Arc::clone(&attribution),
+                parsers: Arc::new(ParserPool::new(1)?),
+                metrics: Arc::clone(&metrics),
+            },
+            &recorder,
+        )?);
+        let source: Arc<dyn OriginSource> = Arc::<KernelSide>::clone(&redirect);
+        let acceptor = Acceptor::start(source, Arc::clone(&workers), limits, Arc::clone(&metrics))?;
+        let admin = options
+            .admin
+            .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&workers)))
+            .transpose()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let quiet = Quiet {
+            watcher: Watcher::new(&options.config),
+            in_force,
+            redirect: Arc::clone(&redirect),
+            metrics,
+            stop: Arc::clone(&stop),
+        };
+        let quiet = std::thread::Builder::new()
+            .name("quiet".to_owned())
+            .spawn(move || quiet.run())?;
+        Ok(Self {
+            redirect,
+            attribution,
+            acceptor,
+            workers,
+            recorder,
+            admin,
+            listening: Mutex::default(),
+            quiet: Some(quiet),
+            stop,
+        })
+    }
+
+    /// Where metrics and health are served.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// Enforces on a pod: listeners in its namespace first, then its enrolment, so that nothing is diverted to nowhere.
+    pub fn add_pod(&self, spec: PodSpec) -> Result<()> {
+        let netns = NetnsFd::from_fd(spec.netns).context("cannot enter the pod's network namespace")?;
+        let cookie = netns.cookie();
+        let (port, listeners) =
+            net::listeners_in(&netns).context("cannot listen in the pod's network namespace")?;
+        let id =
+            cgroup::id(&spec.cgroup).with_context(|| format!("cannot read {}", spec.cgroup.display()))?;
+        self.attribution.add(Arc::new(PodEntry {
+            info: Arc::new(spec.info),
+            cgroup: id,
+            netns,
+            container: spec.container,
+        }));
+        let stop = CancellationToken::new();
+        self.acceptor.listen(PodListeners {
+            netns: cookie,
+            listeners,
+            stop: stop.clone(),
+        });
+        if let Ok(mut listening) = self.listening.lock() {
+            listening.push(stop);
+        }
+        self.redirect
+            .with(|redirect| -> Result<()> {
+                if let Some(link) = &spec.host_link {
+                    redirect.guard_link(link)?;
+                }
+                Ok(redirect.enroll(id, cookie, port)?)
+            })
+            .context("the kernel side is gone")??;
+        Ok(())
+    }
+
+    /// Ends accepting, drains for up to `grace`, writes what is left to record, and takes the kernel side down.
+    pub fn shutdown(mut self, grace: Duration) -> Result<()> {
+        self.stop.store(true, Ordering::Release);
+        if let Ok(listening) = self.listening.lock() {
+            listening.iter().for_each(CancellationToken::cancel);
+        }
+        self.workers.drain(grace);
+        self.acceptor.stop();
+        self.recorder.stop();
+        if let Some(quiet) = self.quiet.take() {
+            let _ = quiet.join();
+        }
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
+        }
+        let redirect = self.redirect.0.lock().ok().and_then(|mut held| held.take());
+        if let Some(redirect) = redirect {
+            redirect.remove()?;
+        }
+        Ok(())
+    }
+}
+
+/// The quiet thread: policy files and the kernel's counters.
+struct Quiet {
+    watcher: Watcher,
+    in_force: Arc<InForce>,
+    redirect: Arc<KernelSide>,
+    metrics: Arc<Metrics>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Quiet {
+    fn run(mut self) {
+        let mut ticks = 0_u32;
+        while !self.stop.load(Ordering::Acquire) {
+            std::thread::sleep(Watcher::INTERVAL / 10);
+            ticks += 1;
+            if let Some(counters) = self.redirect.with(|redirect| redirect.counters()) {
+                for (counter, total) in counters {
+                    self.metrics.kernel(counter.as_str(), total);
+                }
+            }
+            if ticks % 10 != 0 {
+                continue;
+            }
+            match self.watcher.changed() {
+                None => {}
+                Some(Ok(set)) => {
+                    // New addresses first: an operation on them waits for the policy rather than passing by it.
+                    let updated = self
+                        .redirect
+                        .with(|redirect| redirect.set_targets(&entries(&set)));
+                    if let Some(Err(error)) = updated {
+                        tracing::error!(%error, "the new targets can't be put in force; the policies stay as they were");
+                        self.metrics.policy_reload_errors.inc();
+                        continue;
+                    }
+                    self.in_force.replace(set);
+                    self.metrics.policy_reloads.inc();
+                    tracing::info!("policies reloaded");
+                }
+                Some(Err(errors)) => {
+                    self.metrics.policy_reload_errors.inc();
+                    tracing::error!("the policies stay as they were: {errors}");
+                }
+            }
+        }
+    }
+}

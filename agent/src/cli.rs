@@ -1,0 +1,60 @@
+//! The command line.
+
+mod run;
+mod sessions;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::world::standalone::stages;
+
+/// Decide every statement that a pod sends to a database, by who is really behind it.
+///
+/// Bailiff diverts connections in the kernel, knows which pod, container and process made them, decides each statement by
+/// policy, masks what comes back and keeps a record. No client is changed.
+///
+/// Try it:  bailiff run --config examples/demo --pod ci-runner -- psql -h 10.77.0.10 app
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Sessions(sessions::Args),
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    // The sandbox's own stages are no commands for people.
+    let arguments: Vec<String> = std::env::args().collect();
+    let staged = match arguments.as_slice() {
+        [_, stage, container, command @ ..] if stage == stages::FIRST => {
+            Some(stages::first(std::path::Path::new(container), command))
+        }
+        [_, stage, command @ ..] if stage == stages::SECOND => Some(stages::second(command)),
+        _ => None,
+    };
+    let outcome = staged.unwrap_or_else(|| {
+        let cli = Cli::parse();
+        tracing_subscriber::fmt()
+            .with_env_filter(
+                tracing_subscriber::EnvFilter::try_from_env("BAILIFF_LOG")
+                    .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+            )
+            .with_writer(std::io::stderr)
+            .init();
+        match cli.command {
+            Command::Run(args) => run::run(&args),
+            Command::Sessions(args) => sessions::run(&args),
+        }
+    });
+    outcome.unwrap_or_else(|error| {
+        eprintln!("bailiff: {error:#}");
+        ExitCode::FAILURE
+    })
+}

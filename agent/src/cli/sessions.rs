@@ -1,0 +1,241 @@
+//! `bailiff sessions`: reading the record.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use serde_json::Value;
+
+/// List recorded sessions, or show one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List sessions, the newest last
+    List {
+        /// Where the record is
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
+        dir: PathBuf,
+    },
+    /// Show one session: who, where to, and each statement with its verdict
+    Show {
+        /// Where the record is
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
+        dir: PathBuf,
+        /// Print the recorded events as they are
+        #[arg(long)]
+        json: bool,
+        /// The session's id, a beginning of it that no other has, or `last`
+        id: String,
+    },
+}
+
+type Sessions = BTreeMap<(u64, String), Vec<Value>>;
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    match &args.command {
+        Command::List { dir } => list(&read(dir)?),
+        Command::Show { dir, json, id } => show(&read(dir)?, id, *json)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All sessions, by when they began. A last line that a crash cut off is left out.
+fn read(directory: &Path) -> Result<Sessions> {
+    let files = crate::record::files(directory).with_context(|| {
+        format!(
+            "there is no record in {}; give its directory with --dir",
+            directory.display()
+        )
+    })?;
+    let mut by_id: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for path in files {
+        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        for line in BufReader::new(file).lines() {
+            let Ok(event) = serde_json::from_str::<Value>(&line?) else {
+                continue;
+            };
+            if let Some(id) = event.pointer("/metadata/correlation_uid").and_then(Value::as_str) {
+                by_id.entry(id.to_owned()).or_default().push(event);
+            }
+        }
+    }
+    let began = |events: &[Value]| {
+        events
+            .first()
+            .and_then(|event| event.get("time"))
+            .and_then(Value::as_u64)
+            .unwrap_or(0)
+    };
+    Ok(by_id
+        .into_iter()
+        .map(|(id, events)| ((began(&events), id), events))
+        .collect())
+}
+
+fn text<'a>(event: &'a Value, place: &str) -> &'a str {
+    event.pointer(place).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn number(event: &Value, place: &str) -> u64 {
+    event.pointer(place).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn is(event: &Value, kind: &str) -> bool {
+    text(event, "/unmapped/event") == kind
+}
+
+fn caller(start: &Value) -> String {
+    let hop = start
+        .pointer("/unmapped/chain")
+        .and_then(Value::as_array)
+        .and_then(|hops| hops.last());
+    let pod = hop.and_then(|hop| hop.pointer("/kind/pod/pod"));
+    pod.map_or_else(
+        || "-".to_owned(),
+        |pod| format!("{}/{}", text(pod, "/namespace"), text(pod, "/name")),
+    )
+}
+
+fn list(sessions: &Sessions) {
+    println!(
+        "{:<12}  {:<24}  {:<14}  {:<20}  {:>6}  {:>6}",
+        "SESSION", "POD", "TARGET", "DATABASE/USER", "OPS", "DENIED"
+    );
+    for ((_, id), events) in sessions {
+        let Some(start) = events.iter().find(|event| is(event, "session_start")) else {
+            continue;
+        };
+        let operations = events.iter().filter(|event| is(event, "operation")).count();
+        let denied = events
+            .iter()
+            .filter(|event| is(event, "operation") && text(event, "/unmapped/verdict") != "allow")
+            .count();
+        let place = format!(
+            "{}/{}",
+            text(start, "/database/name"),
+            text(start, "/actor/user/name")
+        );
+        let short = id.get(..12).unwrap_or(id);
+        println!(
+            "{short:<12}  {:<24}  {:<14}  {place:<20}  {operations:>6}  {denied:>6}",
+            caller(start),
+            text(start, "/dst_endpoint/name")
+        );
+    }
+}
+
+fn show(sessions: &Sessions, id: &str, json: bool) -> Result<()> {
+    let matching: Vec<_> = match id {
+        "last" => sessions.iter().next_back().into_iter().collect(),
+        id => sessions
+            .iter()
+            .filter(|((_, found), _)| found.starts_with(id))
+            .collect(),
+    };
+    let [((_, id), events)] = matching.as_slice() else {
+        match matching.len() {
+            0 => bail!("no session begins with {id:?}; `bailiff sessions list` shows all"),
+            many => bail!("{many} sessions begin with {id:?}; give more of the id"),
+        }
+    };
+    if json {
+        for event in *events {
+            println!("{event}");
+        }
+        return Ok(());
+    }
+    println!("session {id}");
+    for event in *events {
+        match text(event, "/unmapped/event") {
+            "session_start" => show_start(event),
+            "operation" => show_operation(event),
+            "session_end" => println!(
+                "  ended: {} after {} operations, {} of them denied",
+                text(event, "/unmapped/why"),
+                number(event, "/unmapped/operations"),
+                number(event, "/unmapped/denied")
+            ),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn show_start(start: &Value) {
+    println!("  chain:");
+    for (place, hop) in start
+        .pointer("/unmapped/chain")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let evidence = text(hop, "/evidence");
+        match hop.pointer("/kind/pod") {
+            Some(pod) => println!(
+                "    {place}. pod {}/{} as {}, container {}, process {} {} uid {} [{evidence}]",
+                text(pod, "/pod/namespace"),
+                text(pod, "/pod/name"),
+                text(pod, "/pod/serviceAccount"),
+                text(pod, "/process/container"),
+                number(pod, "/process/id/tgid"),
+                text(pod, "/process/executable"),
+                number(pod, "/process/uid"),
+            ),
+            None => println!(
+                "    {place}. unknown: {} [{evidence}]",
+                text(hop, "/kind/unknown/why")
+            ),
+        }
+    }
+    println!(
+        "  to {} at {}:{}, database {}, user {}",
+        text(start, "/dst_endpoint/name"),
+        text(start, "/dst_endpoint/ip"),
+        number(start, "/dst_endpoint/port"),
+        text(start, "/database/name"),
+        text(start, "/actor/user/name")
+    );
+}
+
+fn show_operation(operation: &Value) {
+    let verdict = text(operation, "/unmapped/verdict");
+    let effects: Vec<&str> = operation
+        .pointer("/unmapped/effects")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let by = match (
+        text(operation, "/unmapped/policy"),
+        text(operation, "/unmapped/rule"),
+    ) {
+        ("-", _) => "the target's default".to_owned(),
+        (policy, rule) => format!("{policy}/{rule}"),
+    };
+    println!(
+        "  [{verdict:>5}] {}",
+        text(operation, "/query_info/query_string").replace('\n', " ")
+    );
+    print!(
+        "          {} by {by}; {} rows, {} masked, decided in {} µs, took {} µs",
+        effects.join("+"),
+        number(operation, "/unmapped/rows"),
+        number(operation, "/unmapped/masked_values"),
+        number(operation, "/unmapped/decided_us"),
+        number(operation, "/unmapped/took_us"),
+    );
+    match text(operation, "/status_code") {
+        "-" => println!(),
+        code => println!("; SQLSTATE {code}"),
+    }
+}

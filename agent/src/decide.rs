@@ -1,0 +1,9 @@
+//! From an operation to a verdict: the policy in force, and what texts mean.
+
+mod cache;
+mod decider;
+mod in_force;
+
+pub use cache::ClassificationCache;
+pub(crate) use decider::{Decider, Lookup};
+pub use in_force::{InForce, Watcher};

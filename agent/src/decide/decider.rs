@@ -1,0 +1,279 @@
+//! One session's decisions.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bailiff_model::Chain;
+use bailiff_policy::{ChainPolicy, Classified, ParserPool, Ruling, Settings, Target, Unclassified};
+use bailiff_wire::sql::{Normal, normalise};
+use foldhash::HashMap;
+use tokio::sync::oneshot;
+
+use super::InForce;
+use super::cache::Meaning;
+use crate::proxy::End;
+use crate::proxy::worker::WorkerShared;
+
+/// Rulings that a session keeps; a session that uses more kinds of statements makes some anew.
+const RULINGS: usize = 512;
+
+/// Client encodings in which a byte of a character may look like a quote or a backslash.
+const UNSAFE_ENCODINGS: [&str; 8] = [
+    "SJIS",
+    "SHIFT_JIS_2004",
+    "BIG5",
+    "GBK",
+    "UHC",
+    "GB18030",
+    "JOHAB",
+    "MULE_INTERNAL",
+];
+
+/// What looking a text up gave.
+pub(crate) enum Lookup {
+    /// What it does, and what is decided about it.
+    Known(Meaning, Arc<Ruling>),
+    /// It is being parsed.
+    Started,
+}
+
+/// A parse under way: under which keys its outcome is kept.
+struct Parsing {
+    outcome: oneshot::Receiver<Result<Classified, Unclassified>>,
+    exact: Box<[u8]>,
+    lifted: Option<Box<[u8]>>,
+}
+
+/// Decides for one session, and keeps what its decisions depend on.
+pub(crate) struct Decider {
+    in_force: Arc<InForce>,
+    target: Arc<Target>,
+    chain: Arc<Chain>,
+    policy: ChainPolicy,
+    generation: u64,
+    parsers: Arc<ParserPool>,
+    shared: Rc<WorkerShared>,
+    settings: Settings,
+    settings_may_change: bool,
+    parsing: Option<Parsing>,
+    rulings: HashMap<usize, (Arc<Classified>, Arc<Ruling>)>,
+    unknown: Option<Arc<Ruling>>,
+    scratch: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Decider {
+    /// Decides for a chain at a target, by the policy in force.
+    pub(crate) fn new(
+        in_force: Arc<InForce>,
+        target: Arc<Target>,
+        chain: Arc<Chain>,
+        policy: ChainPolicy,
+        parsers: Arc<ParserPool>,
+        shared: Rc<WorkerShared>,
+        settings: Settings,
+    ) -> Self {
+        let generation = policy.generation();
+        Self {
+            in_force,
+            target,
+            chain,
+            policy,
+            generation,
+            parsers,
+            shared,
+            settings,
+            settings_may_change: false,
+            parsing: None,
+            rulings: HashMap::default(),
+            unknown: None,
+            scratch: Vec::new(),
+            key: Vec::new(),
+        }
+    }
+
+    /// Finds what a text does and what is decided about it, or starts to parse it.
+    pub(crate) fn lookup(&mut self, text: &[u8]) -> Lookup {
+        self.refresh();
+        let normal = normalise(text, &mut self.scratch);
+        let lifted = matches!(normal, Normal::Lifted);
+        let found = {
+            let mut cache = self.shared.classifications.borrow_mut();
+            let by_shape = if lifted {
+                Self::write_key(&mut self.key, &self.settings, true, &self.scratch);
+                cache.get(&self.key)
+            } else {
+                None
+            };
+            by_shape.or_else(|| {
+                Self::write_key(&mut self.key, &self.settings, false, text);
+                cache.get(&self.key)
+            })
+        };
+        if let Some(meaning) = found {
+            let ruling = self.rule(&meaning);
+            return Lookup::Known(meaning, ruling);
+        }
+        let exact = self.key.clone().into_boxed_slice();
+        let Ok(sql) = std::str::from_utf8(text) else {
+            // Uncertainty denies: the grammar reads UTF-8 only, and bytes of another encoding can't be told from it.
+            return Lookup::Known(None, self.rule(&None));
+        };
+        let lifted = lifted.then(|| {
+            Self::write_key(&mut self.key, &self.settings, true, &self.scratch);
+            self.key.clone().into_boxed_slice()
+        });
+        let (done, outcome) = oneshot::channel();
+        let submitted = self.parsers.submit(
+            sql.to_owned(),
+            self.settings.clone(),
+            Box::new(move |classified| {
+                let _ = done.send(classified); // The session may be gone.
+            }),
+        );
+        if submitted.is_err() {
+            // Uncertainty denies: the parsers' queue is full, and waiting for it would hold memory without bound.
+            return Lookup::Known(None, self.rule(&None));
+        }
+        self.parsing = Some(Parsing {
+            outcome,
+            exact,
+            lifted,
+        });
+        Lookup::Started
+    }
+
+    /// Waits for the parse under way. When it is ready, looking the text up again finds it.
+    pub(crate) fn poll_classified(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(parsing) = &mut self.parsing else {
+            return Poll::Ready(());
+        };
+        let Poll::Ready(outcome) = std::pin::Pin::new(&mut parsing.outcome).poll(cx) else {
+            return Poll::Pending;
+        };
+        let Some(parsing) = self.parsing.take() else {
+            return Poll::Ready(());
+        };
+        let mut cache = self.shared.classifications.borrow_mut();
+        match outcome {
+            Ok(Ok(classified)) => {
+                let key = match parsing.lifted {
+                    Some(lifted) if !classified.literal_sensitive() => lifted,
+                    _ => parsing.exact,
+                };
+                cache.insert(key, Some(Arc::new(classified)));
+            }
+            // Uncertainty denies: what can't be parsed, or whose parser went away, is unknown.
+            Ok(Err(_)) | Err(_) => cache.insert(parsing.exact, None),
+        }
+        Poll::Ready(())
+    }
+
+    /// What is decided about an operation of which nothing is known.
+    pub(crate) fn unknown(&mut self) -> Arc<Ruling> {
+        self.refresh();
+        self.rule(&None)
+    }
+
+    /// What is decided now about a statement that was prepared, where the policy changed since. `None`: as before.
+    pub(crate) fn rule_again(&mut self, meaning: &Meaning, before: &Ruling) -> Option<Arc<Ruling>> {
+        self.refresh();
+        (before.generation() != self.generation).then(|| self.rule(meaning))
+    }
+
+    /// Takes a setting that the server reports.
+    pub(crate) fn parameter(&mut self, name: &[u8], value: &[u8]) -> Result<(), End> {
+        match name {
+            b"client_encoding" => {
+                let value = String::from_utf8_lossy(value);
+                if UNSAFE_ENCODINGS
+                    .iter()
+                    .any(|encoding| value.eq_ignore_ascii_case(encoding))
+                {
+                    return Err(End::Refused(
+                        "this client_encoding can hide a quote from the agent; use UTF8",
+                    ));
+                }
+            }
+            b"standard_conforming_strings" => {
+                self.settings.standard_conforming_strings = value == b"on";
+            }
+            // Newer servers report it. Where it is moved, unqualified names mean something else.
+            b"search_path" if !self.policy.trusts_search_path(value) => self.distrust_search_path(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Says that the operation just sent may change settings.
+    pub(crate) fn may_change_settings(&mut self) {
+        self.settings_may_change = true;
+    }
+
+    /// Whether settings may be changing.
+    pub(crate) fn settings_may_change(&self) -> bool {
+        self.settings_may_change
+    }
+
+    /// Says that all answers have come, and with them the settings that the server reports.
+    pub(crate) fn settings_settled(&mut self) {
+        self.settings_may_change = false;
+    }
+
+    /// Says that unqualified names may mean anything from now on.
+    pub(crate) fn distrust_search_path(&mut self) {
+        if self.settings.search_path_trusted {
+            self.settings.search_path_trusted = false;
+            self.rulings.clear();
+            self.unknown = None;
+        }
+    }
+
+    fn write_key(key: &mut Vec<u8>, settings: &Settings, lifted: bool, text: &[u8]) {
+        key.clear();
+        key.push(u8::from(settings.standard_conforming_strings) | u8::from(lifted) << 1);
+        key.extend_from_slice(text);
+    }
+
+    fn rule(&mut self, meaning: &Meaning) -> Arc<Ruling> {
+        let Some(classified) = meaning else {
+            let (policy, settings) = (&self.policy, &self.settings);
+            return Arc::clone(
+                self.unknown
+                    .get_or_insert_with(|| policy.decide_unknown(settings)),
+            );
+        };
+        let place = Arc::as_ptr(classified).addr();
+        if let Some((_, ruling)) = self.rulings.get(&place) {
+            return Arc::clone(ruling);
+        }
+        let ruling = self.policy.decide_sql(classified, &self.settings);
+        if self.rulings.len() >= RULINGS {
+            self.rulings.clear();
+        }
+        self.rulings
+            .insert(place, (Arc::clone(classified), Arc::clone(&ruling)));
+        ruling
+    }
+
+    /// Feels a change of policy or settings.
+    fn refresh(&mut self) {
+        if self.in_force.generation() == self.generation {
+            return;
+        }
+        let set = self.in_force.load();
+        // A target that is gone from the configuration keeps its last definition for sessions that are open: nothing in
+        // the new one says how to decide for it, and its policies no longer name it, so its default decides.
+        let target = set
+            .targets()
+            .iter()
+            .find(|target| target.name == self.target.name)
+            .map_or(&self.target, |t| t);
+        self.policy = set.for_chain(target, &self.chain);
+        self.target = Arc::clone(target);
+        self.generation = set.generation();
+        self.rulings.clear();
+        self.unknown = None;
+    }
+}

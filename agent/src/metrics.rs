@@ -1,0 +1,163 @@
+//! Counters for Prometheus. Labels are of bounded number: never a pod, a path or a statement.
+
+use bailiff_model::{Effect, Protocol, SqlEffect};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// All metrics of the data path.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Connections accepted and attributed.
+    pub connections: IntCounter,
+    /// Sessions open now.
+    pub sessions_open: IntGauge,
+    /// accept(2) failing.
+    pub accept_errors: IntCounter,
+    /// Values masked.
+    pub masked_values: IntCounter,
+    /// Seconds from reading a client's message to having passed it on.
+    pub added_latency: Histogram,
+    /// Bytes from clients.
+    pub bytes_from_clients: IntCounter,
+    /// Bytes to clients.
+    pub bytes_to_clients: IntCounter,
+    /// Bytes that wait to be written into the record.
+    pub recorder_queue_bytes: IntGauge,
+    /// Operations that went on unrecorded.
+    pub recorder_dropped: IntCounter,
+    /// Writes of the record that failed.
+    pub recorder_errors: IntCounter,
+    /// Reloads of the policies, good ones.
+    pub policy_reloads: IntCounter,
+    /// Reloads of the policies, bad ones.
+    pub policy_reload_errors: IntCounter,
+    refused: IntCounterVec,
+    ended: IntCounterVec,
+    operations: Vec<[IntCounter; 3]>,
+    kernel: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let family = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let added_latency = Histogram::with_opts(
+            HistogramOpts::new(
+                "bailiff_added_latency_seconds",
+                "Seconds from reading a client's message to having passed it on.",
+            )
+            .buckets(vec![
+                5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 1.0,
+            ]),
+        )?;
+        registry.register(Box::new(added_latency.clone()))?;
+        let by_effect = family(
+            "bailiff_operations_total",
+            "Operations decided, by protocol, effect and verdict; one with several effects counts by the gravest.",
+            &["protocol", "effect", "verdict"],
+        )?;
+        // Looked up once here, so that the data path only adds.
+        let operations = SqlEffect::ALL
+            .iter()
+            .map(|effect| {
+                [Effect::Deny, Effect::RequireApproval, Effect::Allow].map(|verdict| {
+                    by_effect.with_label_values(&["postgres", effect.as_str(), verdict.as_str()])
+                })
+            })
+            .collect();
+        let build = family("bailiff_build_info", "The build; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).inc();
+        Ok(Self {
+            connections: counter(
+                "bailiff_connections_total",
+                "Connections accepted and attributed.",
+            )?,
+            sessions_open: gauge("bailiff_sessions_open", "Sessions open now.")?,
+            accept_errors: counter("bailiff_accept_errors_total", "Failures to accept a connection.")?,
+            masked_values: counter("bailiff_masked_values_total", "Values masked.")?,
+            added_latency,
+            bytes_from_clients: counter("bailiff_bytes_from_clients_total", "Bytes from clients.")?,
+            bytes_to_clients: counter("bailiff_bytes_to_clients_total", "Bytes to clients.")?,
+            recorder_queue_bytes: gauge(
+                "bailiff_recorder_queue_bytes",
+                "Bytes that wait to be written into the record.",
+            )?,
+            recorder_dropped: counter(
+                "bailiff_recorder_dropped_total",
+                "Operations that went on unrecorded.",
+            )?,
+            recorder_errors: counter(
+                "bailiff_recorder_errors_total",
+                "Writes of the record that failed.",
+            )?,
+            policy_reloads: counter("bailiff_policy_reloads_total", "Reloads of the policies.")?,
+            policy_reload_errors: counter(
+                "bailiff_policy_reload_errors_total",
+                "Reloads of the policies that were refused.",
+            )?,
+            refused: family(
+                "bailiff_connections_refused_total",
+                "Connections closed before a session, by reason.",
+                &["reason"],
+            )?,
+            ended: family(
+                "bailiff_sessions_ended_total",
+                "Sessions ended, by who broke the protocol and why.",
+                &["offender", "reason"],
+            )?,
+            kernel: family(
+                "bailiff_kernel_events_total",
+                "What the kernel programs counted.",
+                &["event"],
+            )?,
+            operations,
+            registry,
+        })
+    }
+
+    /// The counter of an operation of an effect and verdict.
+    #[must_use]
+    pub fn operation(&self, _: Protocol, effect: SqlEffect, verdict: Effect) -> Option<&IntCounter> {
+        self.operations.get(effect as usize)?.get(verdict as usize)
+    }
+
+    /// Counts a connection that was closed before it became a session. Reasons are words of the program.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a session's end.
+    pub fn ended(&self, offender: &'static str, reason: &'static str) {
+        self.ended.with_label_values(&[offender, reason]).inc();
+    }
+
+    /// Takes what the kernel programs counted so far.
+    pub fn kernel(&self, event: &'static str, total: u64) {
+        let counter = self.kernel.with_label_values(&[event]);
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+
+    /// Prometheus' text format.
+    pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}

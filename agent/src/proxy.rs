@@ -1,0 +1,16 @@
+//! The data path: accept, attribute, decide, dial, and one session a connection.
+
+mod accept;
+mod dial;
+mod end;
+mod leg;
+mod limits;
+mod postgres;
+mod upstream;
+pub(crate) mod worker;
+
+pub(crate) use accept::PodListeners;
+pub use accept::{Acceptor, OriginSource};
+pub use end::{End, Side};
+pub use limits::Limits;
+pub use worker::{Workers, WorkersOptions};

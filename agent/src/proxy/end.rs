@@ -1,0 +1,158 @@
+//! Why a session ends.
+
+use std::io;
+
+use bailiff_wire::postgres::DecodeError;
+
+/// Which side of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The pod's.
+    Client,
+    /// The target's.
+    Target,
+}
+
+impl Side {
+    /// The name in metrics and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// Why a session ended. The variants say who is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The client said goodbye or closed.
+    #[error("the client closed")]
+    ClientClosed,
+    /// The target closed.
+    #[error("the target closed")]
+    TargetClosed,
+    /// A socket failed.
+    #[error("the {}'s socket failed: {error}", side.as_str())]
+    Socket {
+        /// Whose.
+        side: Side,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A message that can't be decoded.
+    #[error("malformed message of the {}: {error}", side.as_str())]
+    Malformed {
+        /// Whose.
+        side: Side,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+    /// A message where none of its kind can stand.
+    #[error("message {tag:?} of the {} where it can't stand", side.as_str())]
+    OutOfOrder {
+        /// Whose.
+        side: Side,
+        /// Its tag.
+        tag: char,
+    },
+    /// A limit was reached.
+    #[error("limit reached: {0}")]
+    Limit(&'static str),
+    /// Something that this version doesn't pass.
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    /// Policy doesn't allow the connection.
+    #[error("policy doesn't allow the connection")]
+    Denied,
+    /// The target couldn't be reached.
+    #[error("the target can't be reached: {0}")]
+    Unreachable(io::Error),
+    /// The agent is leaving.
+    #[error("the agent is draining")]
+    Drained,
+    /// Columns that have to be masked can't be told from the others.
+    #[error("the columns to mask can't be told from the others")]
+    Unmaskable,
+    /// The connection can't be attributed to a pod.
+    #[error("the connection can't be attributed: {0}")]
+    Unattributed(&'static str),
+}
+
+impl End {
+    /// The label in metrics and records. Bounded.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::TargetClosed => "target_closed",
+            Self::Socket {
+                side: Side::Client, ..
+            } => "client_socket",
+            Self::Socket {
+                side: Side::Target, ..
+            } => "target_socket",
+            Self::Malformed { error, .. } => error.reason(),
+            Self::OutOfOrder { .. } => "out_of_order",
+            Self::Limit(what) | Self::Refused(what) | Self::Unattributed(what) => what,
+            Self::Denied => "denied",
+            Self::Unreachable(_) => "unreachable",
+            Self::Drained => "drained",
+            Self::Unmaskable => "unmaskable",
+        }
+    }
+
+    /// Whose fault it is, where it's a peer that broke the protocol.
+    #[must_use]
+    pub fn offender(&self) -> Option<Side> {
+        match self {
+            Self::Malformed { side, .. } | Self::OutOfOrder { side, .. } => Some(*side),
+            _ => None,
+        }
+    }
+
+    /// What the client may read: SQLSTATE and text. `None` where the connection just closes.
+    ///
+    /// Never the inner error, which may quote what the target said.
+    #[must_use]
+    pub fn for_client(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Malformed {
+                side: Side::Client, ..
+            }
+            | Self::OutOfOrder {
+                side: Side::Client, ..
+            } => Some((
+                "08P01",
+                "protocol violation: the message is malformed or can't stand here",
+            )),
+            Self::Malformed {
+                side: Side::Target, ..
+            }
+            | Self::OutOfOrder {
+                side: Side::Target, ..
+            } => Some((
+                "08P01",
+                "the server sent a message that can't be understood; the connection is closed",
+            )),
+            Self::Limit("handshake_time") => Some(("08006", "the connection took too long to start")),
+            Self::Limit(_) => Some(("53400", "a limit of the agent on this node was reached")),
+            Self::Refused(why) => Some(("0A000", why)),
+            Self::Unreachable(_) => Some(("08001", "the agent on this node can't reach the database")),
+            Self::Drained => Some((
+                "57P01",
+                "terminating connection: the agent on this node is being replaced; connect again",
+            )),
+            Self::Unmaskable => Some((
+                "42501",
+                "the result has columns that must be masked and can't be told from the others",
+            )),
+            Self::ClientClosed
+            | Self::TargetClosed
+            | Self::Socket { .. }
+            | Self::Denied
+            | Self::Unattributed(_) => None,
+        }
+    }
+}

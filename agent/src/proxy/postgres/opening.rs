@@ -1,0 +1,442 @@
+//! A connection from its first byte to the server's first ReadyForQuery.
+//!
+//! Each step takes what the one before it left: the first packets, then dialing, then authentication, then
+//! [`Serving`](super::serving::Serving). A failure at any step ends the connection; where the client understands it, it is told why.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bailiff_model::{Chain, OriginalDst};
+use bailiff_policy::{ChainPolicy, Denial, Settings, Target};
+use bailiff_wire::postgres::backend::Authentication;
+use bailiff_wire::postgres::startup::{First, MAX_STARTUP, next_first};
+use bailiff_wire::postgres::{build, next_frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::evidence::SessionEvidence;
+use super::serving::{Core, Serving};
+use crate::attribution::PodEntry;
+use crate::decide::Decider;
+use crate::proxy::dial::dial;
+use crate::proxy::end::{End, Side};
+use crate::proxy::leg::Leg;
+use crate::proxy::upstream::Upstream;
+use crate::proxy::worker::{Accepted, WorkerShared};
+
+/// Bytes that an authentication may take in each direction before it counts as no authentication.
+const MAX_HANDSHAKE: usize = 1 << 20;
+
+/// Carries one connection from accept to its end.
+pub(crate) async fn serve(shared: Rc<WorkerShared>, accepted: Accepted) {
+    let metrics = Arc::clone(&shared.options.metrics);
+    let (pod, chain) = match shared.options.attribution.chain(&accepted.origin) {
+        Ok(found) => found,
+        Err(unattributed) => {
+            // Uncertainty denies: who can't be told is not served.
+            tracing::warn!(%unattributed, destination = %accepted.origin.original, "closed a connection");
+            metrics.refused(unattributed.reason());
+            return;
+        }
+    };
+    let set = shared.options.in_force.load();
+    let Some(target) = set.target_for(accepted.origin.original).map(Arc::clone) else {
+        // The kernel side diverts what the policy names; between two policies the two may differ for a moment.
+        metrics.refused("no_target");
+        return;
+    };
+    let chain = Arc::new(chain);
+    let policy = set.for_chain(&target, &chain);
+    metrics.connections.inc();
+    metrics.sessions_open.inc();
+    let opening = Opening {
+        shared,
+        pod,
+        chain,
+        target,
+        policy,
+        original: accepted.origin.original,
+    };
+    let end = opening.run(accepted.client).await;
+    metrics.sessions_open.dec();
+    metrics.ended(end.offender().map(Side::as_str).unwrap_or("none"), end.reason());
+    match end.offender() {
+        Some(_) => tracing::warn!(end = %end, reason = end.reason(), "closed a session"),
+        None => tracing::debug!(end = %end, reason = end.reason(), "a session ended"),
+    }
+    drop(accepted.slot);
+}
+
+/// A connection of which the client's first packet is awaited.
+struct Opening {
+    shared: Rc<WorkerShared>,
+    pod: Arc<PodEntry>,
+    chain: Arc<Chain>,
+    target: Arc<Target>,
+    policy: ChainPolicy,
+    original: OriginalDst,
+}
+
+/// What the client wants.
+enum Wish {
+    /// A session.
+    Session(SessionWish),
+    /// To cancel another session's operation.
+    Cancel(Vec<u8>),
+}
+
+/// The client's StartupMessage.
+struct SessionWish {
+    raw: Vec<u8>,
+    user: String,
+    database: String,
+    application: String,
+    settings: Settings,
+    refusal: Option<&'static str>,
+    /// What came after it.
+    carry: Vec<u8>,
+}
+
+impl Opening {
+    async fn run(self, client: std::net::TcpStream) -> End {
+        let limits = Arc::clone(&self.shared.options.limits);
+        let client = match client
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(client))
+        {
+            Ok(client) => client,
+            Err(error) => {
+                return End::Socket {
+                    side: Side::Client,
+                    error,
+                };
+            }
+        };
+        let _ = client.set_nodelay(true);
+        let opened = tokio::time::timeout(limits.handshake, self.open(client)).await;
+        match opened {
+            Err(_) => End::Limit("handshake_time"),
+            Ok(Err(end)) => end,
+            Ok(Ok(serving)) => {
+                let (end, mut core) = serving.run().await;
+                core.abandon();
+                core.evidence.close(&end);
+                end
+            }
+        }
+    }
+
+    async fn open(self, mut client: TcpStream) -> Result<Serving, End> {
+        let wish = match first_packets(&mut client).await {
+            Ok(wish) => wish,
+            Err(end) => return Err(tell(&mut client, end).await),
+        };
+        let limits = Arc::clone(&self.shared.options.limits);
+        let permit = match self.policy.connect() {
+            Ok(permit) => permit,
+            Err(denial) => {
+                let mut evidence = self.evidence(None);
+                evidence.refused(&denial);
+                evidence.close(&End::Denied);
+                deny(&mut client, &denial).await;
+                return Err(End::Denied);
+            }
+        };
+        let dialed = dial(
+            permit,
+            &self.pod,
+            self.target.source_address,
+            self.original,
+            limits.dial,
+        );
+        let mut server = match dialed.await {
+            Ok(server) => server,
+            Err(error) => return Err(tell(&mut client, End::Unreachable(error)).await),
+        };
+        let session = match wish {
+            Wish::Session(session) => session,
+            Wish::Cancel(raw) => {
+                // The key says which session is meant; the server checks it and never answers.
+                let passed = server.write_all(&raw).await.and(server.shutdown().await);
+                return Err(passed.map_or_else(
+                    |error| End::Socket {
+                        side: Side::Target,
+                        error,
+                    },
+                    |()| End::ClientClosed,
+                ));
+            }
+        };
+        if let Some(refusal) = session.refusal {
+            return Err(tell(&mut client, End::Refused(refusal)).await);
+        }
+        server
+            .write_all(&session.raw)
+            .await
+            .map_err(|error| End::Socket {
+                side: Side::Target,
+                error,
+            })?;
+        let evidence = self.evidence(Some(&session));
+        let decider = Decider::new(
+            Arc::clone(&self.shared.options.in_force),
+            Arc::clone(&self.target),
+            Arc::clone(&self.chain),
+            self.policy,
+            Arc::clone(&self.shared.options.parsers),
+            Rc::clone(&self.shared),
+            session.settings,
+        );
+        let core = Core::new(Rc::clone(&self.shared), limits, decider, evidence);
+        Authenticating {
+            client,
+            server,
+            core,
+            from_client: session.carry,
+        }
+        .run()
+        .await
+    }
+
+    fn evidence(&self, session: Option<&SessionWish>) -> SessionEvidence {
+        SessionEvidence::open(
+            &self.shared,
+            &self.chain,
+            &self.target,
+            self.original,
+            session.map(|session| {
+                (
+                    session.user.as_str(),
+                    session.database.as_str(),
+                    session.application.as_str(),
+                )
+            }),
+        )
+    }
+}
+
+/// Reads up to a StartupMessage or CancelRequest, answering requests for encryption with no.
+async fn first_packets(client: &mut TcpStream) -> Result<Wish, End> {
+    let mut bytes = Vec::with_capacity(512);
+    let mut asked = (false, false);
+    loop {
+        let found = next_first(&bytes).map_err(|error| End::Malformed {
+            side: Side::Client,
+            error,
+        })?;
+        let Some((first, length)) = found else {
+            if bytes.len() > MAX_STARTUP {
+                return Err(End::Limit("startup_packet"));
+            }
+            let read = client.read_buf(&mut bytes).await.map_err(|error| End::Socket {
+                side: Side::Client,
+                error,
+            })?;
+            if read == 0 {
+                return Err(End::ClientClosed);
+            }
+            continue;
+        };
+        let repeated = match first {
+            First::Ssl => std::mem::replace(&mut asked.0, true),
+            First::GssEnc => std::mem::replace(&mut asked.1, true),
+            First::Cancel => return Ok(Wish::Cancel(bytes.get(..length).unwrap_or_default().to_vec())),
+            First::DirectTls => {
+                return Err(End::Refused(
+                    "this agent doesn't terminate TLS yet; connect with sslmode=disable or prefer",
+                ));
+            }
+            First::Startup(startup) => {
+                let text = |name| {
+                    startup
+                        .parameter(name)
+                        .map(|value| String::from_utf8_lossy(value).into_owned())
+                };
+                let user = text("user").unwrap_or_default();
+                let options = text("options").unwrap_or_default();
+                let moves_search_path =
+                    startup.parameter("search_path").is_some() || options.contains("search_path");
+                let unread_options =
+                    options.contains("client_encoding") || options.contains("standard_conforming");
+                let session = SessionWish {
+                    database: text("database").unwrap_or_else(|| user.clone()),
+                    user,
+                    application: text("application_name").unwrap_or_default(),
+                    settings: Settings {
+                        search_path_trusted: !moves_search_path && !unread_options,
+                        ..Settings::default()
+                    },
+                    refusal: None,
+                    raw: bytes.get(..length).unwrap_or_default().to_vec(),
+                    carry: bytes.get(length..).unwrap_or_default().to_vec(),
+                };
+                return Ok(Wish::Session(session));
+            }
+        };
+        if repeated || bytes.len() > length {
+            // Bytes after the request would be read as if they had come encrypted (CVE-2021-23222).
+            return Err(End::OutOfOrder {
+                side: Side::Client,
+                tag: '\0',
+            });
+        }
+        bytes.clear();
+        client.write_all(b"N").await.map_err(|error| End::Socket {
+            side: Side::Client,
+            error,
+        })?;
+    }
+}
+
+/// Tells the client why the connection ends, where there is something to tell.
+async fn tell(client: &mut TcpStream, end: End) -> End {
+    if let Some((code, text)) = end.for_client() {
+        let mut out = Vec::new();
+        build::error_response(&mut out, &build::ErrorText::fatal(code, text));
+        let _ = client.write_all(&out).await;
+        let _ = client.shutdown().await;
+    }
+    end
+}
+
+async fn deny(client: &mut TcpStream, denial: &Denial) {
+    let mut out = Vec::new();
+    let text = format!("{} ({})", denial.message, denial.reason);
+    build::error_response(&mut out, &build::ErrorText::fatal("42501", &text));
+    let _ = client.write_all(&out).await;
+    let _ = client.shutdown().await;
+}
+
+/// A connection whose authentication is under way. Every method passes through; none of it is kept.
+struct Authenticating {
+    client: TcpStream,
+    server: TcpStream,
+    core: Core,
+    from_client: Vec<u8>,
+}
+
+impl Authenticating {
+    async fn run(mut self) -> Result<Serving, End> {
+        let mut from_server = Vec::with_capacity(1024);
+        let mut from_client = std::mem::take(&mut self.from_client);
+        let (mut in_total, mut out_total) = (from_client.len(), 0);
+        let mut accepted = false;
+        self.pass_client(&mut from_client, accepted).await?;
+        loop {
+            tokio::select! {
+                read = self.server.read_buf(&mut from_server) => {
+                    let read = read.map_err(|error| End::Socket { side: Side::Target, error })?;
+                    out_total += read;
+                    if read == 0 {
+                        return Err(End::TargetClosed);
+                    }
+                    if self.pass_server(&mut from_server, &mut accepted).await? {
+                        break;
+                    }
+                }
+                read = self.client.read_buf(&mut from_client) => {
+                    let read = read.map_err(|error| End::Socket { side: Side::Client, error })?;
+                    in_total += read;
+                    if read == 0 {
+                        return Err(End::ClientClosed);
+                    }
+                    self.pass_client(&mut from_client, accepted).await?;
+                }
+            }
+            if in_total > MAX_HANDSHAKE || out_total > MAX_HANDSHAKE {
+                return Err(End::Limit("handshake_bytes"));
+            }
+        }
+        // Unguessable, so that no client can prepare a statement of this name.
+        let nowhere = format!("bailiff refused {}", crate::random_hex());
+        let client = Leg::with_carry(self.client, from_client);
+        let upstream = Upstream::new(Leg::with_carry(self.server, from_server), nowhere);
+        Ok(Serving::new(client, upstream, self.core))
+    }
+
+    /// Passes on the client's answers. Once authentication is accepted, what comes belongs to the session and waits.
+    async fn pass_client(&mut self, bytes: &mut Vec<u8>, accepted: bool) -> Result<(), End> {
+        let mut taken = 0;
+        while let Some(frame) = next_frame(
+            bytes.get(taken..).unwrap_or_default(),
+            &self.core.shared.frontend_limits,
+        )
+        .map_err(|error| End::Malformed {
+            side: Side::Client,
+            error,
+        })? {
+            match frame.tag {
+                b'p' => {
+                    self.server
+                        .write_all(frame.raw)
+                        .await
+                        .map_err(|error| End::Socket {
+                            side: Side::Target,
+                            error,
+                        })?;
+                    taken += frame.raw.len();
+                }
+                b'X' => return Err(End::ClientClosed),
+                // Some clients send their first query without waiting for ReadyForQuery.
+                _ if accepted => break,
+                tag => {
+                    return Err(End::OutOfOrder {
+                        side: Side::Client,
+                        tag: char::from(tag),
+                    });
+                }
+            }
+        }
+        bytes.drain(..taken);
+        Ok(())
+    }
+
+    /// Passes on the server's questions. True at ReadyForQuery.
+    async fn pass_server(&mut self, bytes: &mut Vec<u8>, accepted: &mut bool) -> Result<bool, End> {
+        let malformed = |error| End::Malformed {
+            side: Side::Target,
+            error,
+        };
+        let mut taken = 0;
+        let mut ready = false;
+        while let Some(frame) = next_frame(
+            bytes.get(taken..).unwrap_or_default(),
+            &self.core.shared.backend_limits,
+        )
+        .map_err(malformed)?
+        {
+            taken += frame.raw.len();
+            match frame.tag {
+                b'R' => {
+                    *accepted |= Authentication::decode(frame.body).map_err(malformed)? == Authentication::Ok
+                }
+                b'S' if *accepted => {
+                    let status = bailiff_wire::postgres::backend::ParameterStatus::decode(frame.body)
+                        .map_err(malformed)?;
+                    self.core.decider.parameter(status.name, status.value)?;
+                }
+                b'K' | b'N' | b'v' | b'E' => {}
+                b'Z' if *accepted => {
+                    ready = true;
+                    break;
+                }
+                tag => {
+                    return Err(End::OutOfOrder {
+                        side: Side::Target,
+                        tag: char::from(tag),
+                    });
+                }
+            }
+        }
+        let passing = bytes.get(..taken).unwrap_or_default();
+        self.client
+            .write_all(passing)
+            .await
+            .map_err(|error| End::Socket {
+                side: Side::Client,
+                error,
+            })?;
+        bytes.drain(..taken);
+        Ok(ready)
+    }
+}

@@ -1,0 +1,95 @@
+//! Operations under way: what was decided about them, and what has been seen of their answers.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bailiff_model::SqlEffect;
+use bailiff_policy::{Classified, Ruling};
+
+use crate::mask::Columns;
+
+/// A statement's text as it came. Shared, since a prepared statement runs many times.
+pub(crate) type Text = Rc<[u8]>;
+
+/// A statement that was prepared and allowed.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Its text.
+    pub(crate) text: Text,
+    /// What it does; `None` where that can't be told.
+    pub(crate) classified: Option<Arc<Classified>>,
+    /// What changes while it lives.
+    pub(crate) state: RefCell<PreparedState>,
+}
+
+/// What changes while a prepared statement lives.
+#[derive(Debug)]
+pub(crate) struct PreparedState {
+    /// The decision in force.
+    pub(crate) ruling: Arc<Ruling>,
+    /// Its result's columns, once the server has told them and where some are masked.
+    pub(crate) columns: Option<Rc<Columns>>,
+}
+
+/// One operation from its decision to the end of its answer.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// The statement's text.
+    pub(crate) text: Text,
+    /// What was decided.
+    pub(crate) ruling: Arc<Ruling>,
+    /// Whether it came as a simple query, so that ReadyForQuery ends it.
+    simple: bool,
+    /// When its message had been read.
+    pub(crate) began: Instant,
+    /// How long the decision took, in nanoseconds.
+    pub(crate) decided_ns: u64,
+    /// Length of its message.
+    pub(crate) bytes_in: u64,
+    /// Length of its answer so far.
+    pub(crate) bytes_out: u64,
+    /// Rows as the server counts them.
+    pub(crate) rows: u64,
+    /// Values that were masked.
+    pub(crate) masked: u64,
+    /// The error that ended it.
+    pub(crate) sqlstate: Option<[u8; 5]>,
+    /// Which of its result's columns are masked.
+    pub(crate) columns: Option<Rc<Columns>>,
+}
+
+impl Running {
+    /// An operation that was just decided.
+    pub(crate) fn new(text: Text, ruling: Arc<Ruling>, began: Instant, bytes_in: usize) -> Self {
+        Self {
+            text,
+            ruling,
+            simple: false,
+            began,
+            decided_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            bytes_in: bytes_in as u64,
+            bytes_out: 0,
+            rows: 0,
+            masked: 0,
+            sqlstate: None,
+            columns: None,
+        }
+    }
+
+    /// The same, as a simple query or function call.
+    pub(crate) fn simple(self) -> Self {
+        Self { simple: true, ..self }
+    }
+
+    /// Whether ReadyForQuery ends it.
+    pub(crate) fn is_simple(&self) -> bool {
+        self.simple
+    }
+
+    /// Whether bulk data may be a part of it.
+    pub(crate) fn may_copy(&self) -> bool {
+        self.ruling.effects().contains(SqlEffect::Copy) || self.ruling.effects().contains(SqlEffect::Unknown)
+    }
+}

@@ -1,0 +1,287 @@
+//! The threads that carry connections. Each has a runtime of its own; a connection stays with the thread that got it.
+
+use std::cell::RefCell;
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use bailiff_kernel::Origin;
+use bailiff_policy::ParserPool;
+use bailiff_wire::postgres::Limits as WireLimits;
+
+use super::leg::READ_SIZE;
+use super::limits::Limits;
+use crate::attribution::Attribution;
+use crate::decide::{ClassificationCache, InForce};
+use crate::metrics::Metrics;
+use crate::record::{Recorder, WorkerRecorder};
+
+/// How often a worker hands over what it gathered and shows that it lives.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct WorkersOptions {
+    /// How many threads.
+    pub threads: usize,
+    /// The data path's limits.
+    pub limits: Arc<Limits>,
+    /// The policy in force.
+    pub in_force: Arc<InForce>,
+    /// Who is behind a connection.
+    pub attribution: Arc<Attribution>,
+    /// The grammar's threads.
+    pub parsers: Arc<ParserPool>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A connection that was accepted, with what the kernel noted about it.
+pub(crate) struct Accepted {
+    pub(crate) client: TcpStream,
+    pub(crate) origin: Origin,
+    pub(crate) slot: Slot,
+}
+
+/// A place among the connections that there may be; given back when dropped.
+pub(crate) struct Slot {
+    open: Arc<AtomicUsize>,
+    pod: Arc<AtomicUsize>,
+}
+
+impl Slot {
+    /// Takes a place, if there is one both over all and for the pod.
+    pub(crate) fn take(open: &Arc<AtomicUsize>, pod: &Arc<AtomicUsize>, limits: &Limits) -> Option<Self> {
+        if open.fetch_add(1, Ordering::Relaxed) >= limits.connections {
+            open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        if pod.fetch_add(1, Ordering::Relaxed) >= limits.connections_per_pod {
+            pod.fetch_sub(1, Ordering::Relaxed);
+            open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self {
+            open: Arc::clone(open),
+            pod: Arc::clone(pod),
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.pod.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How far draining has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DrainPhase {
+    /// It hasn't begun.
+    Serving,
+    /// Sessions end when they are idle.
+    WhenIdle,
+}
+
+/// A session's view of draining.
+#[derive(Debug, Clone)]
+pub(crate) struct Drain(watch::Receiver<DrainPhase>);
+
+impl Drain {
+    /// Waits until draining begins.
+    pub(crate) async fn wait(mut self) -> DrainPhase {
+        match self.0.wait_for(|phase| *phase != DrainPhase::Serving).await {
+            Ok(phase) => *phase,
+            Err(_) => DrainPhase::WhenIdle, // The agent is gone: there's nothing left to serve for.
+        }
+    }
+}
+
+/// What the sessions of one worker share. They take turns on one thread, so there are no locks.
+pub(crate) struct WorkerShared {
+    pub(crate) options: WorkersOptions,
+    pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    pub(crate) classifications: RefCell<ClassificationCache>,
+    pub(crate) recorder: RefCell<WorkerRecorder>,
+    pub(crate) frontend_limits: WireLimits,
+    pub(crate) backend_limits: WireLimits,
+    pub(crate) drain: Drain,
+}
+
+/// The workers.
+pub struct Workers {
+    threads: Vec<Thread>,
+    drain: watch::Sender<DrainPhase>,
+    started: Instant,
+}
+
+struct Thread {
+    inbox: mpsc::UnboundedSender<Accepted>,
+    /// Milliseconds after `started` at which the worker last showed that it lives.
+    alive: Arc<AtomicU64>,
+    sessions: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    join: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts the threads.
+    pub fn start(options: &WorkersOptions, recorder: &Recorder) -> anyhow::Result<Self> {
+        let (drain, phase) = watch::channel(DrainPhase::Serving);
+        let started = Instant::now();
+        let mut threads = Vec::new();
+        for number in 0..options.threads.max(1) {
+            // Unbounded in type only: the slots bound how many connections there are.
+            let (inbox, connections) = mpsc::unbounded_channel();
+            let (alive, sessions, stop) = (Arc::default(), Arc::default(), Arc::<AtomicBool>::default());
+            let seat = Seat {
+                options: options.clone(),
+                recorder: recorder.worker(),
+                connections,
+                alive: Arc::clone(&alive),
+                sessions: Arc::clone(&sessions),
+                stop: Arc::clone(&stop),
+                drain: Drain(phase.clone()),
+                started,
+            };
+            let join = std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || seat.run())
+                .context("cannot start a worker thread")?;
+            threads.push(Thread {
+                inbox,
+                alive,
+                sessions,
+                stop,
+                join: Mutex::new(Some(join)),
+            });
+        }
+        Ok(Self {
+            threads,
+            drain,
+            started,
+        })
+    }
+
+    /// Hands a connection to the worker that has the fewest.
+    pub(crate) fn give(&self, accepted: Accepted) {
+        if let Some(thread) = self
+            .threads
+            .iter()
+            .min_by_key(|thread| thread.sessions.load(Ordering::Relaxed))
+        {
+            thread.sessions.fetch_add(1, Ordering::Relaxed);
+            // A worker that is gone drops the connection, which closes it.
+            let _ = thread.inbox.send(accepted);
+        }
+    }
+
+    /// How long ago the most silent worker showed that it lives.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let now = self.started.elapsed();
+        let oldest = self
+            .threads
+            .iter()
+            .map(|thread| thread.alive.load(Ordering::Relaxed))
+            .min()
+            .unwrap_or(0);
+        now.saturating_sub(Duration::from_millis(oldest))
+    }
+
+    /// How many sessions are open.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.threads
+            .iter()
+            .map(|thread| thread.sessions.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Lets idle sessions end, waits up to `grace` for the others, then ends them all and the threads.
+    pub fn drain(&self, grace: Duration) {
+        let _ = self.drain.send(DrainPhase::WhenIdle);
+        let until = Instant::now() + grace;
+        while self.sessions() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for thread in &self.threads {
+            thread.stop.store(true, Ordering::Release);
+        }
+        for thread in &self.threads {
+            if let Some(join) = thread.join.lock().ok().and_then(|mut join| join.take()) {
+                let _ = join.join();
+            }
+        }
+    }
+}
+
+/// One worker's thread.
+struct Seat {
+    options: WorkersOptions,
+    recorder: WorkerRecorder,
+    connections: mpsc::UnboundedReceiver<Accepted>,
+    alive: Arc<AtomicU64>,
+    sessions: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    drain: Drain,
+    started: Instant,
+}
+
+impl Seat {
+    fn run(self) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "a worker can't start; its heartbeat stays silent and readiness says so");
+                return;
+            }
+        };
+        let local = LocalSet::new();
+        local.block_on(&runtime, self.serve());
+    }
+
+    async fn serve(mut self) {
+        let shared = Rc::new(WorkerShared {
+            frontend_limits: WireLimits::frontend(self.options.limits.decided_message),
+            backend_limits: WireLimits::backend(),
+            options: self.options,
+            read_buffer: RefCell::new(vec![0; READ_SIZE].into_boxed_slice()),
+            classifications: RefCell::default(),
+            recorder: RefCell::new(self.recorder),
+            drain: self.drain,
+        });
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                accepted = self.connections.recv() => {
+                    let Some(accepted) = accepted else { break };
+                    let (shared, sessions) = (Rc::clone(&shared), Arc::clone(&self.sessions));
+                    tokio::task::spawn_local(async move {
+                        super::postgres::serve(shared, accepted).await;
+                        sessions.fetch_sub(1, Ordering::Relaxed);
+                    });
+                }
+                _ = tick.tick() => {
+                    let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.alive.store(millis, Ordering::Relaxed);
+                    shared.recorder.borrow_mut().flush();
+                    if self.stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                }
+            }
+        }
+        shared.recorder.borrow_mut().flush();
+    }
+}

@@ -1,0 +1,285 @@
+//! Evidence: every session as JSON Lines, OCSF class 6005 (Datastore Activity).
+//!
+//! Workers gather what happened and hand it over in batches; a thread of its own makes the text and writes it. The data path
+//! only ever sees a full queue, and then the target's policy says what happens.
+
+mod ocsf;
+mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use bailiff_model::{Chain, Effect, EffectSet, OriginalDst, Reason, RecordingLevel, SessionId, TargetName};
+
+use crate::metrics::Metrics;
+
+pub(crate) use store::files;
+pub use store::{Store, StoreOptions};
+
+/// A worker's batch is handed over when it holds this much, or at the next tick.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// A session's beginning.
+#[derive(Debug, Clone)]
+pub struct SessionStart {
+    /// Which session.
+    pub session: SessionId,
+    /// When.
+    pub at: SystemTime,
+    /// Who is behind it.
+    pub chain: Arc<Chain>,
+    /// What was dialed.
+    pub target: TargetName,
+    /// The address asked for.
+    pub destination: OriginalDst,
+    /// The database user, as the client gave it.
+    pub user: String,
+    /// The database, as the client gave it.
+    pub database: String,
+    /// The application's name, as the client gave it.
+    pub application: String,
+}
+
+/// One operation that is over.
+#[derive(Debug, Clone)]
+pub struct OperationEnd {
+    /// Which session.
+    pub session: SessionId,
+    /// Its number in the session, from 1.
+    pub number: u64,
+    /// When it was decided.
+    pub at: SystemTime,
+    /// The statement, where it is recorded.
+    pub text: Option<String>,
+    /// What it does.
+    pub effects: EffectSet,
+    /// What was decided.
+    pub verdict: Effect,
+    /// Why.
+    pub reason: Reason,
+    /// What policies in Observe mode would have decided.
+    pub observed: Option<(Effect, Reason)>,
+    /// Rows as the server counted them.
+    pub rows: u64,
+    /// Values masked.
+    pub masked: u64,
+    /// Bytes of its request.
+    pub bytes_in: u64,
+    /// Bytes of its answer.
+    pub bytes_out: u64,
+    /// How long the decision took.
+    pub decided: Duration,
+    /// How long all of it took.
+    pub took: Duration,
+    /// The error that ended it.
+    pub sqlstate: Option<String>,
+}
+
+/// A session's end.
+#[derive(Debug, Clone)]
+pub struct SessionEnd {
+    /// Which session.
+    pub session: SessionId,
+    /// When.
+    pub at: SystemTime,
+    /// Why: a word of the program.
+    pub why: &'static str,
+    /// Operations.
+    pub operations: u64,
+    /// Operations refused.
+    pub denied: u64,
+    /// Operations that went on unrecorded.
+    pub unrecorded: u64,
+}
+
+/// Something to be recorded.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A session began.
+    Start(Box<SessionStart>),
+    /// An operation is over.
+    Operation(Box<OperationEnd>),
+    /// A session ended.
+    End(SessionEnd),
+}
+
+impl Event {
+    /// Roughly what it takes in memory, in bytes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Start(_) => 1024,
+            Self::Operation(operation) => 256 + operation.text.as_ref().map_or(0, String::len),
+            Self::End(_) => 128,
+        }
+    }
+}
+
+enum Message {
+    Batch(Vec<Event>, usize),
+    Stop,
+}
+
+/// The recorder's thread.
+#[derive(Debug)]
+pub struct Recorder {
+    inbox: Sender<Message>,
+    queued: Arc<AtomicUsize>,
+    capacity: usize,
+    metrics: Arc<Metrics>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Starts it. `capacity` bounds what waits, in bytes.
+    pub fn start(store: Store, capacity: usize, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        let (inbox, batches) = channel();
+        let queued = Arc::<AtomicUsize>::default();
+        let (waiting, counted) = (Arc::clone(&queued), Arc::clone(&metrics));
+        let thread = std::thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || write_all(&batches, store, &waiting, &counted))?;
+        Ok(Self {
+            inbox,
+            queued,
+            capacity,
+            metrics,
+            thread: Some(thread),
+        })
+    }
+
+    /// A worker's end of it.
+    #[must_use]
+    pub fn worker(&self) -> WorkerRecorder {
+        WorkerRecorder {
+            inbox: self.inbox.clone(),
+            queued: Arc::clone(&self.queued),
+            capacity: self.capacity,
+            metrics: Arc::clone(&self.metrics),
+            batch: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Writes what is there and ends the thread. Workers must have flushed before.
+    pub fn stop(mut self) {
+        let _ = self.inbox.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_all(batches: &Receiver<Message>, mut store: Store, queued: &AtomicUsize, metrics: &Metrics) {
+    let mut lines = Vec::new();
+    loop {
+        match batches.recv_timeout(Duration::from_secs(1)) {
+            Ok(Message::Batch(events, bytes)) => {
+                lines.clear();
+                for event in &events {
+                    ocsf::write(event, &mut lines);
+                }
+                // What can't be written stays in the queue, so that it fills, and the targets' policies say what happens.
+                while let Err(error) = store.append(&lines) {
+                    metrics.recorder_errors.inc();
+                    tracing::error!(%error, "cannot write the record; trying again in a second");
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                queued.fetch_sub(bytes, Ordering::Relaxed);
+                metrics
+                    .recorder_queue_bytes
+                    .set(i64::try_from(queued.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// A worker's end of the recorder. It gathers, and never waits.
+#[derive(Debug)]
+pub struct WorkerRecorder {
+    inbox: Sender<Message>,
+    queued: Arc<AtomicUsize>,
+    capacity: usize,
+    metrics: Arc<Metrics>,
+    batch: Vec<Event>,
+    bytes: usize,
+}
+
+impl WorkerRecorder {
+    /// Whether there is room for one more operation.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) < self.capacity
+    }
+
+    /// Counts an operation that goes on unrecorded.
+    pub fn dropped(&self) {
+        self.metrics.recorder_dropped.inc();
+    }
+
+    /// Takes an event.
+    pub fn push(&mut self, event: Event) {
+        let size = event.size();
+        self.queued.fetch_add(size, Ordering::Relaxed);
+        self.bytes += size;
+        self.batch.push(event);
+        if self.bytes >= BATCH_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Hands over what was gathered. Called at every tick.
+    pub fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            let bytes = std::mem::take(&mut self.bytes);
+            let _ = self
+                .inbox
+                .send(Message::Batch(std::mem::take(&mut self.batch), bytes));
+        }
+    }
+}
+
+/// A statement's text as it may be recorded: without the literals of one that sets a password.
+#[must_use]
+pub fn recordable(text: &[u8], level: RecordingLevel) -> Option<String> {
+    if level < RecordingLevel::Statement {
+        return None;
+    }
+    let text = String::from_utf8_lossy(text);
+    if !text.to_ascii_lowercase().contains("password") {
+        return Some(text.into_owned());
+    }
+    // All literals: which of them is the password takes a grammar, and hiding too much is safe here.
+    let mut out = String::new();
+    for (place, part) in text.split('\'').enumerate() {
+        out.push_str(if place % 2 == 1 { "'[secret]'" } else { part });
+    }
+    if text.contains('$') {
+        Some("[a statement about a password]".to_owned())
+    } else {
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_recorded() {
+        let level = RecordingLevel::Statement;
+        let text = recordable(b"ALTER ROLE a PASSWORD 'hunter2'", level).unwrap();
+        assert_eq!(text, "ALTER ROLE a PASSWORD '[secret]'");
+        assert!(
+            !recordable(b"ALTER ROLE a PASSWORD $$hunter2$$", level)
+                .unwrap()
+                .contains("hunter2")
+        );
+        assert_eq!(recordable(b"SELECT 'a'", level).unwrap(), "SELECT 'a'");
+        assert_eq!(recordable(b"SELECT 'a'", RecordingLevel::Metadata), None);
+    }
+}

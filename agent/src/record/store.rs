@@ -1,0 +1,136 @@
+//! The files of the record: appended to, begun anew at a size, and the oldest removed so that the disk stays bounded.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How much may be kept.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Where.
+    pub directory: PathBuf,
+    /// Bytes of one file before the next is begun.
+    pub file_bytes: u64,
+    /// Bytes of all files together.
+    pub total_bytes: u64,
+}
+
+/// The record's files.
+#[derive(Debug)]
+pub struct Store {
+    options: StoreOptions,
+    file: File,
+    written: u64,
+    number: u64,
+    stamp: u128,
+}
+
+const PREFIX: &str = "sessions-";
+const SUFFIX: &str = ".jsonl";
+
+impl Store {
+    /// Begins a new file. The directory and its files are readable by their owner alone.
+    pub fn open(options: StoreOptions) -> io::Result<Self> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.directory)?;
+        let stamp = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis());
+        let file = create(&options.directory, stamp, 0)?;
+        Ok(Self {
+            options,
+            file,
+            written: 0,
+            number: 0,
+            stamp,
+        })
+    }
+
+    /// Appends whole lines.
+    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.written > 0 && self.written + lines.len() as u64 > self.options.file_bytes {
+            self.file = create(&self.options.directory, self.stamp, self.number + 1)?;
+            self.number += 1;
+            self.written = 0;
+            self.make_room()?;
+        }
+        self.file.write_all(lines)?;
+        self.written += lines.len() as u64;
+        Ok(())
+    }
+
+    fn make_room(&self) -> io::Result<()> {
+        let mut files: Vec<(PathBuf, u64)> = files(&self.options.directory)?
+            .into_iter()
+            .filter_map(|path| Some((path.clone(), std::fs::metadata(path).ok()?.len())))
+            .collect();
+        let mut total: u64 = files.iter().map(|(_, size)| size).sum::<u64>() + self.options.file_bytes;
+        files.pop(); // The one that was just begun.
+        for (path, size) in files {
+            if total <= self.options.total_bytes {
+                break;
+            }
+            std::fs::remove_file(path)?;
+            total -= size;
+        }
+        Ok(())
+    }
+}
+
+fn create(directory: &Path, stamp: u128, number: u64) -> io::Result<File> {
+    let path = directory.join(format!(
+        "{PREFIX}{stamp:015}-{:08}-{number:06}{SUFFIX}",
+        std::process::id()
+    ));
+    OpenOptions::new()
+        .create_new(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The record's files, the oldest first.
+pub(crate) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+        })
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_stays_bounded() {
+        let directory = std::env::temp_dir().join(format!("bailiff-store-{}", std::process::id()));
+        let options = StoreOptions {
+            directory: directory.clone(),
+            file_bytes: 1000,
+            total_bytes: 5000,
+        };
+        let mut store = Store::open(options).unwrap();
+        for _ in 0..200 {
+            store.append(&[b'x'; 100]).unwrap();
+            let total: u64 = files(&directory)
+                .unwrap()
+                .iter()
+                .map(|path| std::fs::metadata(path).unwrap().len())
+                .sum();
+            assert!(total <= 5000, "{total}");
+        }
+        assert!(files(&directory).unwrap().len() > 2);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

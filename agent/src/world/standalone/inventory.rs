@@ -1,0 +1,118 @@
+//! Which pods there are, from a small file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use bailiff_model::{PodInfo, PodUid};
+use serde::Deserialize;
+
+/// A pod as the file describes it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InventoryPod {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    #[serde(default = "default_name")]
+    pub namespace: String,
+    /// Its service account.
+    #[serde(default = "default_name")]
+    pub service_account: String,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its container.
+    #[serde(default)]
+    pub container: Option<String>,
+}
+
+fn default_name() -> String {
+    "default".to_owned()
+}
+
+/// The file.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    kind: String,
+    #[serde(rename = "metadata", default)]
+    _metadata: BTreeMap<String, String>,
+    spec: Inventory,
+}
+
+/// All of them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Inventory {
+    /// The pods.
+    pub pods: Vec<InventoryPod>,
+}
+
+impl Inventory {
+    /// Reads `inventory.yaml` of a directory; none is an empty one.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join("inventory.yaml");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let document: Document =
+            serde_saphyr::from_str(&text).with_context(|| format!("{} is no inventory; see examples/", path.display()))?;
+        if document.kind != "Inventory" {
+            bail!("{} is of kind {:?}; it must be an Inventory", path.display(), document.kind);
+        }
+        Ok(document.spec)
+    }
+
+    /// The pod of a name; without a name the only one, or one made up for the command.
+    pub fn pod(&self, name: Option<&str>, command: &str) -> Result<InventoryPod> {
+        let names = || {
+            self.pods
+                .iter()
+                .map(|pod| pod.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        match (name, self.pods.as_slice()) {
+            (Some(name), pods) => match pods.iter().find(|pod| pod.name == name) {
+                Some(pod) => Ok(pod.clone()),
+                None if pods.is_empty() => {
+                    bail!("there is no pod {name:?}: the directory has no inventory.yaml")
+                }
+                None => bail!("there is no pod {name:?}; inventory.yaml has: {}", names()),
+            },
+            (None, [pod]) => Ok(pod.clone()),
+            (None, []) => Ok(InventoryPod {
+                name: Path::new(command).file_name().map_or_else(
+                    || "command".to_owned(),
+                    |name| name.to_string_lossy().into_owned(),
+                ),
+                namespace: default_name(),
+                service_account: default_name(),
+                labels: BTreeMap::new(),
+                container: None,
+            }),
+            (None, _) => bail!(
+                "inventory.yaml has several pods; choose one with --pod: {}",
+                names()
+            ),
+        }
+    }
+}
+
+impl InventoryPod {
+    /// The pod as policy sees it, with a uid of its own.
+    #[must_use]
+    pub fn info(&self) -> PodInfo {
+        PodInfo {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: PodUid::new(crate::random_hex()),
+            service_account: self.service_account.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+}
