@@ -58,11 +58,16 @@ impl Inventory {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let document: Document =
-            serde_saphyr::from_str(&text).with_context(|| format!("{} is no inventory; see examples/", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let document: Document = serde_saphyr::from_str(&text)
+            .with_context(|| format!("{} is no inventory; see examples/", path.display()))?;
         if document.kind != "Inventory" {
-            bail!("{} is of kind {:?}; it must be an Inventory", path.display(), document.kind);
+            bail!(
+                "{} is of kind {:?}; it must be an Inventory",
+                path.display(),
+                document.kind
+            );
         }
         Ok(document.spec)
     }
