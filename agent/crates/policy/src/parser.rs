@@ -71,7 +71,10 @@ fn parse_all(inbox: &Mutex<Receiver<Job>>) {
             return;
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| classify(&text, &settings)));
-        done(outcome.unwrap_or(Err(Unclassified::Failed)));
+        // A callback that panics must not take the thread along.
+        drop(catch_unwind(AssertUnwindSafe(|| {
+            done(outcome.unwrap_or(Err(Unclassified::Failed)));
+        })));
     }
 }
 
