@@ -33,9 +33,7 @@ enum Command {
     Build(build::Args),
     Test(test::Args),
     Lint(lint::Args),
-    #[command(hide = true)]
     Demo(demo::Args),
-    #[command(hide = true)]
     Bench(bench::Args),
 }
 
