@@ -108,7 +108,11 @@ impl Session {
                 rest.push(line);
             }
         }
-        rest.extend(self.lines.try_iter());
+        // What was written last may still be on its way through the pipe; its end says that all of it came. Something that
+        // the program left running may hold it open, so not for ever.
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(2)) {
+            rest.push(line);
+        }
         let status = self.child.wait()?;
         if !status.success() {
             bail!("the program failed ({status}); it said:\n{}", rest.join("\n"));
@@ -143,6 +147,14 @@ mod tests {
             ["three"]
         );
         assert!(session.finish(LIMIT).unwrap().is_empty());
+    }
+
+    #[test]
+    fn nothing_of_the_last_output_is_lost() {
+        for _ in 0..20 {
+            let session = Session::start(Command::new("sh").args(["-c", "seq 5000"])).unwrap();
+            assert_eq!(session.finish(LIMIT).unwrap().len(), 5000);
+        }
     }
 
     #[test]
