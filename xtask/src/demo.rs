@@ -282,14 +282,11 @@ fn say(text: &str) {
 }
 
 fn print_command(command: &Command) {
-    // Without what is in the environment: the password isn't for the eye.
-    let words: Vec<String> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let line = match words.as_slice() {
-        [shell, option, line] if shell == "sh" && option == "-c" => line.clone(),
-        words => words.join(" "),
+    // Of a pipe the line itself, not the shell that runs it.
+    let args: Vec<_> = command.get_args().collect();
+    let line = match args.as_slice() {
+        [option, line] if *option == "-c" => line.display().to_string(),
+        _ => shell::without_environment(command),
     };
     println!("\x1b[1m#\x1b[0m {line}");
 }

@@ -59,7 +59,13 @@ pub(crate) fn describe(command: &Command) -> String {
             value.map(|value| format!("{}={}", key.display(), quote(&value.display().to_string())))
         })
         .collect();
-    words.push(name(command));
+    words.push(without_environment(command));
+    words.join(" ")
+}
+
+/// The same without what it adds to the environment, for commands that are given a secret there.
+pub(crate) fn without_environment(command: &Command) -> String {
+    let mut words = vec![name(command)];
     words.extend(command.get_args().map(|arg| quote(&arg.display().to_string())));
     words.join(" ")
 }
@@ -153,7 +159,11 @@ fn name(command: &Command) -> String {
     let program = Path::new(command.get_program());
     match program.file_name() {
         Some(file) if file == "cargo" => "cargo".to_owned(),
-        _ => program.display().to_string(),
+        _ => program
+            .strip_prefix(root())
+            .unwrap_or(program)
+            .display()
+            .to_string(),
     }
 }
 

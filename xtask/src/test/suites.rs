@@ -40,9 +40,9 @@ impl Binary {
 pub(super) fn build(fast: bool) -> Result<Vec<Binary>> {
     let mut binaries = Vec::new();
     let mut cargo = shell::cargo();
-    cargo.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-run"]);
-    // Integration tests of the agent get its binary built along; those of the crate `tests` look it up, so it is
-    // named here for both: the same profile and the same selection of packages, hence nothing is built twice.
+    // `build` and not `test --no-run`, so that the agent's binary, which integration tests run, is made along with the
+    // tests, with the same selection of packages and so of features: nothing is built twice.
+    cargo.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     if fast {
         cargo.args(["--exclude", INTEGRATION]);
     }
@@ -51,11 +51,6 @@ pub(super) fn build(fast: bool) -> Result<Vec<Binary>> {
         binaries.extend(parse(line)?);
         Ok(())
     })?;
-    if !fast {
-        let mut agent = shell::cargo();
-        agent.args(["build", "--workspace", "--bins"]);
-        shell::run(&mut agent, "The compiler says above what is wrong.")?;
-    }
     binaries.sort_by_key(|binary| (rank(&binary.suite), binary.suite.clone(), binary.name.clone()));
     Ok(binaries)
 }
