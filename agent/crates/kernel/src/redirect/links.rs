@@ -102,7 +102,7 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         pinned.push(path);
     }
     let guard: &mut SchedClassifier = program(&mut ebpf, HOST_GUARD)
-        .and_then(|program| Ok(program.try_into()?))
+        .and_then(TryInto::try_into)
         .map_err(KernelError::bpf("there is no host-side guard"))?;
     guard
         .load()

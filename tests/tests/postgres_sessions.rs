@@ -1,0 +1,307 @@
+//! Unchanged psql under `bailiff run`, against a real PostgreSQL.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use bailiff_tests::{Enforced, Postgres, can_be_root, check};
+use serde_json::Value;
+
+const TARGET: &str = r#"
+apiVersion: bailiff.dev/v1alpha1
+kind: Target
+metadata: { name: db }
+spec:
+  protocol: postgres
+  endpoints: ["ADDRESS:5432"]
+  sourceAddress: SOURCE
+"#;
+
+const POLICY: &str = r#"
+apiVersion: bailiff.dev/v1alpha1
+kind: Policy
+metadata: { name: reader }
+spec:
+  targets: [db]
+  rules:
+    - name: read
+      effects: [read, insert, transaction, set]
+      relations: ["public.*", "pg_catalog.*"]
+      action: Allow
+    - name: keep
+      effects: [drop, truncate, delete]
+      action: Deny
+      message: nothing is destroyed here
+MASKS
+"#;
+
+const MASKS: &str = r#"
+  masks:
+    - columns: [public.people.ssn]
+      with: Redact
+"#;
+
+fn enforced(server: &Postgres, source: &str, masks: &str) -> Result<Enforced> {
+    let target = TARGET
+        .replace("ADDRESS", server.address())
+        .replace("SOURCE", source);
+    Enforced::with(&[
+        ("target.yaml", &target),
+        ("policy.yaml", &POLICY.replace("MASKS", masks)),
+    ])
+}
+
+fn people(server: &Postgres) -> Result<()> {
+    server.sql(
+        "create table people(id int, name text, ssn text); insert into people values (1,'Ada','123-45-6789')",
+    )?;
+    Ok(())
+}
+
+#[test]
+fn statements_are_decided_masked_and_recorded() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let server = Postgres::start("10.77.1.1")?;
+    people(&server)?;
+    let enforced = enforced(&server, "Pod", MASKS)?;
+    let said = enforced.psql(
+        &server,
+        "select * from people;\n\
+         drop table people;\n\
+         with gone as (delete from people returning id) select * from gone;\n\
+         select upper(ssn) from people;\n\
+         select row_to_json(p) from people p;\n\
+         select p.row_to_json from people p;\n\
+         select ssn::int from people;\n\
+         copy people to stdout;\n\
+         select ssn as x, name from people;\n",
+    )?;
+    ensure!(
+        said.contains("1|Ada|[masked]") && said.contains("[masked]|Ada"),
+        "{said}"
+    );
+    ensure!(!said.contains("123-45-6789"), "{said}");
+    ensure!(said.matches("nothing is destroyed here").count() == 2, "{said}");
+    ensure!(said.contains("policy reader, rule keep"), "{said}");
+    ensure!(server.sql("select count(*) from people")? == "1");
+
+    let events = enforced.events()?;
+    let of = |kind: &str| -> Vec<&Value> {
+        events
+            .iter()
+            .filter(|event| event.pointer("/unmapped/event").and_then(Value::as_str) == Some(kind))
+            .collect()
+    };
+    ensure!(
+        events
+            .iter()
+            .all(|event| event.get("class_uid").and_then(Value::as_u64) == Some(6005))
+    );
+    ensure!(
+        of("session_start").len() == 1 && of("session_end").len() == 1 && of("operation").len() == 9,
+        "{events:#?}"
+    );
+    let start = of("session_start")
+        .first()
+        .copied()
+        .context("no start")?
+        .to_string();
+    ensure!(
+        start.contains("\"comm\":\"psql\"") && start.contains("\"evidence\":\"observed\""),
+        "{start}"
+    );
+    let text = serde_json::to_string(&events)?;
+    ensure!(!text.contains("123-45-6789"), "a masked value is in the record");
+    let first = of("operation").first().copied().context("no operation")?;
+    ensure!(
+        first.pointer("/unmapped/masked_values").and_then(Value::as_u64) == Some(1),
+        "{first}"
+    );
+    ensure!(
+        first.pointer("/unmapped/rows").and_then(Value::as_u64) == Some(1),
+        "{first}"
+    );
+    Ok(())
+}
+
+#[test]
+fn transactions_and_pipelines_go_on_as_after_a_real_error() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let server = Postgres::start("10.77.1.2")?;
+    people(&server)?;
+    let enforced = enforced(&server, "Pod", "")?;
+    // In a transaction: everything after the refused statement fails, and nothing is committed.
+    let said = enforced.psql(
+        &server,
+        "begin;\ninsert into people values (2,'Bob','x');\ntruncate people;\nselect 'after';\ncommit;\nselect 'usable', count(*) from people;\n",
+    )?;
+    ensure!(
+        said.contains("nothing is destroyed here") && said.contains("current transaction is aborted"),
+        "{said}"
+    );
+    ensure!(said.contains("usable|1"), "{said}");
+    // Several statements in one message are an implicit transaction, of which nothing runs.
+    let said = enforced.psql(
+        &server,
+        "insert into people values (3,'Eve','x')\\; drop table people;\nselect count(*) from people;\n",
+    )?;
+    ensure!(
+        said.contains("nothing is destroyed here") && said.lines().any(|line| line == "1"),
+        "{said}"
+    );
+    // A pipeline of the extended protocol, by pgbench: the insert before the refused statement is rolled back.
+    let script = enforced.config().join("pipeline.sql");
+    std::fs::write(
+        &script,
+        "\\startpipeline\ninsert into people values (4,'Dan','x');\ndelete from people;\ninsert into people values (5,'Fay','x');\n\\endpipeline\n",
+    )?;
+    let path = script.display().to_string();
+    let output = enforced
+        .run(&[
+            "pgbench",
+            "-h",
+            server.address(),
+            "-U",
+            "postgres",
+            "-n",
+            "-t",
+            "1",
+            "-M",
+            "extended",
+            "-f", "/dev/stdin", "postgres"
+        ])?
+        .stdin(std::fs::File::open(&path)?)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(said.contains("nothing is destroyed here"), "{said}");
+    ensure!(server.sql("select count(*) from people")? == "1");
+    Ok(())
+}
+
+#[test]
+fn the_server_sees_the_pods_address_or_the_nodes() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let server = Postgres::start("10.77.1.3")?;
+    let ask = "select client_addr from pg_stat_activity where pid = pg_backend_pid();\n";
+    let said = enforced(&server, "Pod", "")?.psql(&server, ask)?;
+    ensure!(said.starts_with("10.211."), "{said}");
+    let said = enforced(&server, "Node", "")?.psql(&server, ask)?;
+    ensure!(said.trim() == "10.77.1.3", "{said}");
+    Ok(())
+}
+
+#[test]
+fn prepared_statements_copy_and_cancel_work() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let server = Postgres::start("10.77.1.4")?;
+    check(Command::new("pgbench").args(["-h", server.address(), "-U", "postgres", "-i", "-q", "postgres"]))?;
+    let target = TARGET
+        .replace("ADDRESS", server.address())
+        .replace("SOURCE", "Pod");
+    let all = POLICY.replace("MASKS", "").replace(
+        "insert, transaction",
+        "insert, update, copy, execute, transaction",
+    );
+    let enforced = Enforced::with(&[("target.yaml", &target), ("policy.yaml", &all)])?;
+    for mode in ["simple", "extended", "prepared"] {
+        let output = check(
+            enforced
+                .run(&[
+                    "pgbench",
+                    "-h",
+                    server.address(),
+                    "-U",
+                    "postgres",
+                    "-n",
+                    "-t",
+                    "50",
+                    "-c",
+                    "4",
+                    "-M", mode, "postgres"
+                ])?
+                .stdin(std::process::Stdio::null()),
+        )?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            said.contains("200/200") && said.contains("failed transactions: 0 "),
+            "{mode}: {said}"
+        );
+    }
+    let said = enforced.psql(
+        &server,
+        "create temp table unseen(a int);\ncopy pgbench_history(tid) from stdin;\n7\n8\n\\.\ncopy (select tid from pgbench_history where bid is null order by 1) to stdout;\nset statement_timeout = 50;\nselect pg_sleep(5);\n",
+    )?;
+    ensure!(said.contains("7\n8\n"), "{said}");
+    ensure!(said.contains("statement timeout"), "{said}");
+    ensure!(said.contains("no rule allows create"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_its_place_and_mend() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let enforced = Enforced::with(&[("policy.yaml", &POLICY.replace("MASKS", ""))])?;
+    let output = enforced.run(&["true"])?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success());
+    ensure!(
+        said.contains("policy.yaml:6")
+            && said.contains("there is no target \"db\"")
+            && said.contains("mend:"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_command_has_no_privilege_and_its_status_is_passed_on() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let server = Postgres::start("10.77.1.5")?;
+    let enforced = enforced(&server, "Pod", "")?;
+    let output = enforced
+        .run(&[
+            "sh",
+            "-c",
+            "grep -E '^(CapPrm|CapEff|CapBnd|CapInh|CapAmb|NoNewPrivs)' /proc/self/status; exit 7",
+        ])?
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.code() == Some(7), "{:?}", output.status);
+    ensure!(
+        said.matches("0000000000000000").count() == 5 && said.contains("NoNewPrivs:\t1"),
+        "{said}"
+    );
+    // What an attacker would type.
+    for attack in [
+        "nsenter -t 1 -n true",
+        "nsenter --net=/proc/1/ns/net ip link add x type dummy",
+        "mount -t cgroup2 x /mnt",
+        "umount /run",
+        "ls /sys/fs/cgroup/unified",
+        "test -n \"$(ls /sys/fs/bpf)\"",
+        "mount -t bpf x /mnt",
+        "test -e /run/docker.sock -o -e /run/containerd/containerd.sock -o -e /run/postgresql",
+        "ls /tmp | grep bailiff-pg",
+        "mknod /dev/shm/mem c 1 1",
+        "ip link set eth0 down",
+    ] {
+        let output = enforced.run(&["sh", "-c", attack])?.output()?;
+        ensure!(
+            !output.status.success(),
+            "{attack}: got out: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+    Ok(())
+}
