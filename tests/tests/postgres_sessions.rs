@@ -171,7 +171,9 @@ fn transactions_and_pipelines_go_on_as_after_a_real_error() -> Result<()> {
             "1",
             "-M",
             "extended",
-            "-f", "/dev/stdin", "postgres"
+            "-f",
+            "/dev/stdin",
+            "postgres",
         ])?
         .stdin(std::fs::File::open(&path)?)
         .output()?;
@@ -205,10 +207,9 @@ fn prepared_statements_copy_and_cancel_work() -> Result<()> {
     let target = TARGET
         .replace("ADDRESS", server.address())
         .replace("SOURCE", "Pod");
-    let all = POLICY.replace("MASKS", "").replace(
-        "insert, transaction",
-        "insert, update, copy, execute, transaction",
-    );
+    let all = POLICY
+        .replace("MASKS", "")
+        .replace("insert, transaction", "insert, update, copy, transaction");
     let enforced = Enforced::with(&[("target.yaml", &target), ("policy.yaml", &all)])?;
     for mode in ["simple", "extended", "prepared"] {
         let output = check(
@@ -224,7 +225,9 @@ fn prepared_statements_copy_and_cancel_work() -> Result<()> {
                     "50",
                     "-c",
                     "4",
-                    "-M", mode, "postgres"
+                    "-M",
+                    mode,
+                    "postgres",
                 ])?
                 .stdin(std::process::Stdio::null()),
         )?;

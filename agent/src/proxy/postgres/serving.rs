@@ -809,8 +809,7 @@ impl Core {
                 let hides = self
                     .tracker
                     .current()
-                    .and_then(|run| run.ruling.mask_plan().map(|plan| plan.hides_error_text()))
-                    .unwrap_or(false);
+                    .is_some_and(|run| run.ruling.hides_error_text());
                 if hides {
                     let notice = backend::ErrorFields::decode(frame.body).map_err(malformed)?;
                     build::notice_response(changed, &build::ErrorText::withheld(&notice));
@@ -884,11 +883,7 @@ impl Core {
                 changed,
                 &build::ErrorText::denial(&denial.message, &denial.reason.to_string()),
             );
-        } else if about
-            .as_ref()
-            .and_then(|ruling| ruling.mask_plan())
-            .is_some_and(|plan| plan.hides_error_text())
-        {
+        } else if about.as_ref().is_some_and(|ruling| ruling.hides_error_text()) {
             build::error_response(changed, &build::ErrorText::withheld(&fields));
         }
         let seen = if denial.is_some() { *b"42501" } else { code };
