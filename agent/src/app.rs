@@ -256,7 +256,7 @@ impl Quiet {
                     self.metrics.kernel(counter.as_str(), total);
                 }
             }
-            if ticks % 10 != 0 {
+            if !ticks.is_multiple_of(10) {
                 continue;
             }
             match self.watcher.changed() {

@@ -209,7 +209,11 @@ fn prepared_statements_copy_and_cancel_work() -> Result<()> {
         .replace("SOURCE", "Pod");
     let all = POLICY
         .replace("MASKS", "")
-        .replace("insert, transaction", "insert, update, copy, transaction");
+        .replace("insert, transaction", "insert, update, copy, transaction")
+        .replace(
+            "    - name: keep",
+            "    - name: sleep\n      effects: [execute]\n      functions: [pg_sleep]\n      action: Allow\n    - name: keep",
+        );
     let enforced = Enforced::with(&[("target.yaml", &target), ("policy.yaml", &all)])?;
     for mode in ["simple", "extended", "prepared"] {
         let output = check(

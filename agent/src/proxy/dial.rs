@@ -27,12 +27,9 @@ pub(crate) async fn dial(
         SourceAddress::Pod => net::tcp_socket_in(&pod.netns, to)?,
         SourceAddress::Node => net::tcp_socket(to)?,
     };
-    let stream = tokio::time::timeout(
-        within,
-        tokio::net::TcpSocket::from_std_stream(socket.into()).connect(to),
-    )
-    .await
-    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream = tokio::time::timeout(within, tokio::net::TcpSocket::from_std_stream(socket).connect(to))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -147,10 +147,9 @@ impl Serving {
         let mut buffer = shared.read_buffer.borrow_mut();
         let (core, upstream) = (&mut self.core, &mut self.upstream);
         let began = Instant::now();
-        match self
-            .client
-            .poll_read(cx, &mut buffer, |bytes| core.from_client(bytes, upstream, began))
-        {
+        match self.client.poll_read(cx, &mut buffer, |bytes| {
+            core.take_from_client(bytes, upstream, began)
+        }) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(End::Socket {
                 side: Side::Client,
@@ -174,7 +173,7 @@ impl Serving {
         let (core, client) = (&mut self.core, &mut self.client);
         self.upstream
             .leg()
-            .reconsider(|bytes| core.from_target(bytes, client))?;
+            .reconsider(|bytes| core.take_from_target(bytes, client))?;
         self.resume()
     }
 
@@ -183,7 +182,7 @@ impl Serving {
         let (core, upstream) = (&mut self.core, &mut self.upstream);
         let began = Instant::now();
         self.client
-            .reconsider(|bytes| core.from_client(bytes, upstream, began))?;
+            .reconsider(|bytes| core.take_from_client(bytes, upstream, began))?;
         upstream.send().map_err(|error| End::Socket {
             side: Side::Target,
             error,
@@ -197,7 +196,7 @@ impl Serving {
         match self
             .upstream
             .leg()
-            .poll_read(cx, &mut buffer, |bytes| core.from_target(bytes, client))
+            .poll_read(cx, &mut buffer, |bytes| core.take_from_target(bytes, client))
         {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(End::Socket {
@@ -262,7 +261,12 @@ impl Core {
 
     // ---- from the client ----
 
-    fn from_client(&mut self, bytes: &[u8], upstream: &mut Upstream, began: Instant) -> Result<usize, End> {
+    fn take_from_client(
+        &mut self,
+        bytes: &[u8],
+        upstream: &mut Upstream,
+        began: Instant,
+    ) -> Result<usize, End> {
         let mut rest = bytes;
         loop {
             if self.client_passes > 0 {
@@ -639,7 +643,7 @@ impl Core {
 
     // ---- from the target ----
 
-    fn from_target(&mut self, bytes: &[u8], client: &mut Leg) -> Result<usize, End> {
+    fn take_from_target(&mut self, bytes: &[u8], client: &mut Leg) -> Result<usize, End> {
         let to_client = |client: &mut Leg, bytes: &[u8]| {
             client.send(bytes).map_err(|error| End::Socket {
                 side: Side::Client,
