@@ -219,7 +219,8 @@ impl Transcript {
         } else if line == "successes:" {
             self.in_failures = false;
         }
-        if self.in_failures && self.failures.len() < 400 {
+        // The frames of backtraces stay in the log; on the terminal they hide what they belong to.
+        if self.in_failures && self.failures.len() < 400 && !is_frame(line) {
             self.failures.push(line.to_owned());
         }
         if line.starts_with(SKIPPED) {
@@ -236,6 +237,15 @@ impl Transcript {
             skipped: self.counts.skipped + said,
         }
     }
+}
+
+/// `   7: core::ops::…` or `             at /…/function.rs:250:5`.
+fn is_frame(line: &str) -> bool {
+    let text = line.trim_start();
+    let numbered = text
+        .split_once(": ")
+        .is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    line.starts_with("   ") && (numbered || text.starts_with("at "))
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s`.
@@ -284,6 +294,15 @@ mod tests {
         );
         assert_eq!(summary("test result: of an examination"), None);
         assert_eq!(summary("running 3 tests"), None);
+    }
+
+    #[test]
+    fn frames_are_told_from_words() {
+        assert!(
+            is_frame("   1: core::ops::function")
+                && is_frame("             at /rustc/library/function.rs:250:5")
+        );
+        assert!(!is_frame("psql:<stdin>:1: ERROR:  no") && !is_frame("at last") && !is_frame("    left: 1"));
     }
 
     #[test]
