@@ -245,7 +245,7 @@ fn is_frame(line: &str) -> bool {
     let numbered = text
         .split_once(": ")
         .is_some_and(|(number, _)| number.parse::<u32>().is_ok());
-    line.starts_with("   ") && (numbered || text.starts_with("at "))
+    line.starts_with("  ") && (numbered || text.starts_with("at "))
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s`.
