@@ -5,5 +5,6 @@ mod decider;
 mod in_force;
 
 pub use cache::ClassificationCache;
+pub(crate) use cache::Meaning;
 pub(crate) use decider::{Decider, Lookup};
 pub use in_force::{InForce, Watcher};

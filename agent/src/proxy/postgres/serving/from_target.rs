@@ -1,0 +1,275 @@
+//! The target's messages: each matched with its request, masked where that has to be, counted.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bailiff_policy::Ruling;
+use bailiff_wire::postgres::{Frame, FrameHeader, backend, build, next_frame};
+
+use super::Core;
+use crate::mask::Columns;
+use crate::proxy::end::{End, Side};
+use crate::proxy::leg::{Leg, READ_SIZE};
+use crate::proxy::postgres::tracker::Step;
+
+impl Core {
+    /// Takes what can be taken of the target's bytes, and says how many those are.
+    pub(super) fn take_from_target(&mut self, bytes: &[u8], client: &mut Leg) -> Result<usize, End> {
+        let to_client = |client: &mut Leg, bytes: &[u8]| {
+            client.send(bytes).map_err(|error| End::Socket {
+                side: Side::Client,
+                error,
+            })
+        };
+        // Bytes before `done` are dealt with; those from `kept` to `done` go out as they came.
+        let (mut kept, mut done) = (0, 0);
+        if self.server_passes > 0 {
+            done = self.server_passes.min(bytes.len());
+            self.server_passes -= done;
+        }
+        let mut changed = Vec::new();
+        loop {
+            let rest = bytes.get(done..).unwrap_or_default();
+            let frame = match next_frame(rest, &self.shared.backend_limits) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => {
+                    if let Some(whole) = self.long_answer(rest)? {
+                        self.server_passes = whole - rest.len();
+                        done = bytes.len();
+                    }
+                    break;
+                }
+                Err(error) => {
+                    return Err(End::Malformed {
+                        side: Side::Target,
+                        error,
+                    });
+                }
+            };
+            let step = self
+                .tracker
+                .answered(frame.tag)
+                .map_err(|wrong| End::OutOfOrder {
+                    side: Side::Target,
+                    tag: wrong.0,
+                })?;
+            let pass = self.answer(&frame, step, &mut changed)?;
+            let after = done + frame.raw.len();
+            if !pass {
+                to_client(client, bytes.get(kept..done).unwrap_or_default())?;
+                if !changed.is_empty() {
+                    to_client(client, &changed)?;
+                    changed.clear();
+                }
+                kept = after;
+            }
+            done = after;
+        }
+        if kept < done {
+            to_client(client, bytes.get(kept..done).unwrap_or_default())?;
+        }
+        Ok(done)
+    }
+
+    /// The length of an unfinished message that may pass in pieces.
+    fn long_answer(&mut self, rest: &[u8]) -> Result<Option<usize>, End> {
+        let Some(header) = FrameHeader::parse(rest) else {
+            return Ok(None);
+        };
+        let whole = header.total_len();
+        if whole < READ_SIZE || !matches!(header.tag, b'D' | b'd') {
+            return Ok(None);
+        }
+        let masked = header.tag == b'D' && self.masks_rows();
+        if masked {
+            return if whole > self.limits.masked_row {
+                Err(End::Limit("masked_row"))
+            } else {
+                Ok(None)
+            };
+        }
+        self.tracker
+            .answered(header.tag)
+            .map_err(|wrong| End::OutOfOrder {
+                side: Side::Target,
+                tag: wrong.0,
+            })?;
+        self.count_out(whole);
+        Ok(Some(whole))
+    }
+
+    fn masks_rows(&mut self) -> bool {
+        self.tracker
+            .current()
+            .is_some_and(|run| run.ruling.mask_plan().is_some())
+    }
+
+    fn count_out(&mut self, bytes: usize) {
+        if let Some(run) = self.tracker.current() {
+            run.bytes_out += bytes as u64;
+        }
+        self.evidence.target_bytes(bytes);
+    }
+
+    /// Deals with one message of the server. True where it goes to the client as it came; otherwise `changed` goes.
+    fn answer(&mut self, frame: &Frame<'_>, step: Step, changed: &mut Vec<u8>) -> Result<bool, End> {
+        let malformed = |error| End::Malformed {
+            side: Side::Target,
+            error,
+        };
+        match step {
+            Step::Row => {
+                self.count_out(frame.raw.len());
+                let described = self
+                    .tracker
+                    .described()
+                    .and_then(|prepared| prepared.state.borrow().columns.clone());
+                let Some(run) = self.tracker.current() else {
+                    return Ok(true);
+                };
+                if run.ruling.mask_plan().is_none() {
+                    return Ok(true);
+                }
+                // Uncertainty denies: rows whose columns weren't told can't be masked.
+                let columns = run.columns.clone().or(described).ok_or(End::Unmaskable)?;
+                if columns.masks_nothing() {
+                    return Ok(true);
+                }
+                run.masked += columns.mask_row(frame.body, changed).map_err(malformed)?;
+                Ok(false)
+            }
+            Step::Pass => {
+                self.evidence.target_bytes(frame.raw.len());
+                self.passing(frame, changed)
+            }
+            Step::Columns => self.columns(frame),
+            Step::Error { about, refused } => self.error(frame, about, refused, changed),
+            Step::Finished(mut run) => {
+                self.evidence.target_bytes(frame.raw.len());
+                if frame.tag == b'C' {
+                    run.rows += backend::CommandComplete::decode(frame.body)
+                        .map_err(malformed)?
+                        .rows()
+                        .unwrap_or(0);
+                } else if frame.tag == b'Z' {
+                    self.ready(frame)?;
+                }
+                self.evidence.finished(&run);
+                Ok(true)
+            }
+        }
+    }
+
+    fn passing(&mut self, frame: &Frame<'_>, changed: &mut Vec<u8>) -> Result<bool, End> {
+        let malformed = |error| End::Malformed {
+            side: Side::Target,
+            error,
+        };
+        match frame.tag {
+            b'C' => {
+                let rows = backend::CommandComplete::decode(frame.body)
+                    .map_err(malformed)?
+                    .rows()
+                    .unwrap_or(0);
+                if let Some(run) = self.tracker.current() {
+                    run.rows += rows;
+                }
+            }
+            b'Z' => self.ready(frame)?,
+            b'S' => {
+                let status = backend::ParameterStatus::decode(frame.body).map_err(malformed)?;
+                self.decider.parameter(status.name, status.value)?;
+            }
+            b'N' => {
+                let hides = self
+                    .tracker
+                    .current()
+                    .is_some_and(|run| run.ruling.hides_error_text());
+                if hides {
+                    let notice = backend::ErrorFields::decode(frame.body).map_err(malformed)?;
+                    build::notice_response(changed, &build::ErrorText::withheld(&notice));
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn ready(&mut self, frame: &Frame<'_>) -> Result<(), End> {
+        let status = backend::ReadyForQuery::decode(frame.body).map_err(|error| End::Malformed {
+            side: Side::Target,
+            error,
+        })?;
+        self.transaction_idle = status.is_idle();
+        for run in self.tracker.take_ended() {
+            self.evidence.finished(&run);
+        }
+        Ok(())
+    }
+
+    fn columns(&mut self, frame: &Frame<'_>) -> Result<bool, End> {
+        self.evidence.target_bytes(frame.raw.len());
+        let plan = match self.tracker.described() {
+            Some(prepared) => prepared.state.borrow().ruling.mask_plan().cloned(),
+            None => self
+                .tracker
+                .current()
+                .and_then(|run| run.ruling.mask_plan().cloned()),
+        };
+        if let (Some(plan), b'T') = (plan, frame.tag) {
+            let description =
+                backend::RowDescription::decode(frame.body).map_err(|error| End::Malformed {
+                    side: Side::Target,
+                    error,
+                })?;
+            let columns = Rc::new(Columns::resolve(&plan, &description).map_err(|_| End::Unmaskable)?);
+            match self.tracker.described() {
+                Some(prepared) => prepared.state.borrow_mut().columns = Some(columns),
+                None => {
+                    if let Some(run) = self.tracker.current() {
+                        run.columns = Some(columns);
+                    }
+                }
+            }
+        }
+        Ok(self.tracker.described_done())
+    }
+
+    fn error(
+        &mut self,
+        frame: &Frame<'_>,
+        about: Option<Arc<Ruling>>,
+        refused: bool,
+        changed: &mut Vec<u8>,
+    ) -> Result<bool, End> {
+        let fields = backend::ErrorFields::decode(frame.body).map_err(|error| End::Malformed {
+            side: Side::Target,
+            error,
+        })?;
+        self.evidence.target_bytes(frame.raw.len());
+        let code = fields.sqlstate();
+        let denial = about
+            .as_ref()
+            .and_then(|ruling| ruling.denial())
+            .filter(|_| refused && !fields.is_fatal());
+        if let Some(denial) = denial {
+            build::error_response(
+                changed,
+                &build::ErrorText::denial(&denial.message, &denial.reason.to_string()),
+            );
+        } else if about.as_ref().is_some_and(|ruling| ruling.hides_error_text()) {
+            build::error_response(changed, &build::ErrorText::withheld(&fields));
+        }
+        let seen = if denial.is_some() { *b"42501" } else { code };
+        if let Some(run) = self.tracker.current() {
+            run.sqlstate = Some(seen);
+        }
+        for (place, mut run) in self.tracker.take_ended().into_iter().enumerate() {
+            // The first of them failed; the server skipped the others.
+            run.sqlstate = (place == 0).then_some(seen);
+            self.evidence.finished(&run);
+        }
+        Ok(changed.is_empty())
+    }
+}
