@@ -1,5 +1,6 @@
 //! The command line.
 
+mod doctor;
 mod run;
 mod sessions;
 
@@ -14,7 +15,7 @@ use crate::world::standalone::stages;
 /// Bailiff diverts connections in the kernel, knows which pod, container and process made them, decides each statement by
 /// policy, masks what comes back and keeps a record. No client is changed.
 ///
-/// Try it:  bailiff run --config examples/demo --pod ci-runner -- psql -h 10.77.0.10 app
+/// Try it:  bailiff run --config examples/demo --pod ci-runner -- psql -h 198.18.0.53 -U app shop
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -24,6 +25,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Doctor(doctor::Args),
     Run(run::Args),
     Sessions(sessions::Args),
 }
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .init();
         match cli.command {
+            Command::Doctor(args) => Ok(doctor::run(&args)),
             Command::Run(args) => run::run(&args),
             Command::Sessions(args) => sessions::run(&args),
         }

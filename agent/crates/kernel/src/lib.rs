@@ -7,6 +7,7 @@ mod error;
 pub mod net;
 pub mod netns;
 mod object;
+pub mod probe;
 mod redirect;
 mod sys;
 

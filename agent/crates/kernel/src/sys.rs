@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// A 64-bit socket option.
@@ -74,6 +75,32 @@ pub(crate) fn object_get(path: &std::path::Path) -> io::Result<OwnedFd> {
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Ids of the programs in effect on a cgroup for one kind of hook, by the kernel's `enum bpf_attach_type`; at most 64.
+pub(crate) fn programs_on(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    // `union bpf_attr` for this command: target_fd and attach_type, query_flags and attach_flags, prog_ids, prog_cnt.
+    let effective = 1_u64;
+    let mut attributes = [0_u64; 16];
+    attributes[0] = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX) | u64::from(hook) << 32;
+    attributes[1] = effective;
+    attributes[2] = ids.as_mut_ptr().addr() as u64;
+    attributes[3] = ids.len() as u64;
+    // SAFETY: the attributes say how long the buffer of ids is; both outlive the call.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            attributes.as_mut_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = usize::try_from(attributes[3] & 0xffff_ffff).unwrap_or(0);
+    Ok(ids.into_iter().take(count).collect())
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: what `bpf_ktime_get_ns` gives.
