@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .init();
         match cli.command {
-            Command::Doctor(args) => Ok(doctor::run(&args)),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Sessions(args) => sessions::run(&args),
         }

@@ -1,235 +1,169 @@
-//! `bailiff doctor`: what this node lacks, and what that costs.
+//! `bailiff doctor`: what a node has, what it lacks, what that costs and how to mend it.
 
-use std::path::Path;
+mod kernel;
+mod system;
+
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bailiff_kernel::{cgroup, probe};
-use caps::{CapSet, Capability};
+use anyhow::Result;
+use serde::Serialize;
 
-/// Check this node: what is missing, what that costs, and what to do about it.
+/// Check whether this node can enforce, and say what is missing, what that costs and how to mend it.
 ///
-/// Exits with 1 if something is missing without which nothing works.
+/// Changes nothing. Ends with 0 when the node can enforce, with 1 when something that it takes is missing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Print JSON
+    /// Where the record of sessions is to go
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
+    record_dir: PathBuf,
+    /// Print the findings as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Fine,
-    /// It works without, but not all of it.
-    Less,
-    /// Nothing works without.
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Works, and costs something.
+    Note,
+    /// Bailiff can't enforce.
     Missing,
 }
 
-impl State {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fine => "ok",
-            Self::Less => "less",
-            Self::Missing => "missing",
-        }
-    }
-}
-
-struct Check {
-    what: &'static str,
-    state: State,
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    /// What was looked at.
+    check: &'static str,
+    #[serde(rename = "state")]
+    outcome: Outcome,
+    /// What is there.
     found: String,
-    /// What it costs and the mend, where it isn't fine.
-    cost: &'static str,
+    /// What follows from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
 }
 
-impl Check {
-    fn of(what: &'static str, state: State, found: impl Into<String>, cost: &'static str) -> Self {
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self {
-            what,
-            state,
+            check,
+            outcome: Outcome::Ok,
             found: found.into(),
-            cost,
+            cost: None,
+            mend: None,
+        }
+    }
+
+    fn note(check: &'static str, found: impl Into<String>, cost: &str, mend: &str) -> Self {
+        Self {
+            outcome: Outcome::Note,
+            cost: Some(cost.to_owned()),
+            mend: Some(mend.to_owned()),
+            ..Self::ok(check, found)
+        }
+    }
+
+    fn missing(check: &'static str, found: impl Into<String>, cost: &str, mend: &str) -> Self {
+        Self {
+            outcome: Outcome::Missing,
+            ..Self::note(check, found, cost, mend)
         }
     }
 }
 
-pub(crate) fn run(args: &Args) -> ExitCode {
-    let checks = checks();
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut findings = system::check(&args.record_dir);
+    findings.extend(kernel::check());
+    let mut out = std::io::stdout().lock();
     if args.json {
-        let rows: Vec<_> = checks
-            .iter()
-            .map(|check| {
-                serde_json::json!({
-                    "check": check.what,
-                    "state": check.state.as_str(),
-                    "found": check.found,
-                    "cost": (check.state != State::Fine).then_some(check.cost),
-                })
-            })
-            .collect();
-        println!("{}", serde_json::Value::Array(rows));
+        serde_json::to_writer_pretty(&mut out, &findings)?;
+        writeln!(out)?;
     } else {
-        for check in &checks {
-            println!("{:<8} {:<22} {}", check.state.as_str(), check.what, check.found);
-            if check.state != State::Fine {
-                println!("{:<31} {}", "", check.cost);
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print(&mut out, &findings, colours)?;
+    }
+    let missing = findings.iter().any(|finding| finding.outcome == Outcome::Missing);
+    Ok(if missing {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn print(out: &mut dyn Write, findings: &[Finding], colours: bool) -> std::io::Result<()> {
+    for finding in findings {
+        let (mark, colour) = match finding.outcome {
+            Outcome::Ok => ("ok", "\x1b[32m"),
+            Outcome::Note => ("note", "\x1b[33m"),
+            Outcome::Missing => ("missing", "\x1b[31m"),
+        };
+        let (colour, plain) = if colours { (colour, "\x1b[0m") } else { ("", "") };
+        writeln!(
+            out,
+            "{colour}{mark:<7}{plain}  {:<17}  {}",
+            finding.check, finding.found
+        )?;
+        for (word, text) in [("costs", &finding.cost), ("mend", &finding.mend)] {
+            if let Some(text) = text {
+                writeln!(out, "{:28}{word}: {text}", "")?;
             }
         }
     }
-    ExitCode::from(u8::from(checks.iter().any(|check| check.state == State::Missing)))
-}
-
-fn checks() -> Vec<Check> {
-    let mut checks = vec![kernel(), capabilities(), btf(), object(), bpffs()];
-    checks.extend(hierarchy());
-    checks.push(uncovered());
-    checks
-}
-
-fn kernel() -> Check {
-    let cost = "Bailiff needs Linux 6.1 or later: refusals reach clients as ECONNREFUSED only there. Upgrade the kernel";
-    match probe::kernel_version() {
-        Ok((major, minor)) => {
-            let state = if (major, minor) >= (6, 1) {
-                State::Fine
-            } else {
-                State::Missing
-            };
-            let guard = if (major, minor) >= (6, 6) { "tcx" } else { "clsact" };
-            Check::of(
-                "kernel",
-                state,
-                format!("{major}.{minor}; host-side guards by {guard}"),
-                cost,
-            )
-        }
-        Err(error) => Check::of("kernel", State::Missing, error.to_string(), cost),
-    }
-}
-
-fn capabilities() -> Check {
-    let needed = [
-        Capability::CAP_BPF,
-        Capability::CAP_NET_ADMIN,
-        Capability::CAP_SYS_ADMIN,
-        Capability::CAP_PERFMON,
-    ];
-    let missing: Vec<String> = needed
-        .into_iter()
-        .filter(|capability| !caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false))
-        .map(|capability| capability.to_string())
-        .collect();
-    let cost = "without these no program can be loaded; run as root, or give them in the DaemonSet's securityContext";
-    if missing.is_empty() {
-        Check::of(
-            "capabilities",
-            State::Fine,
-            "BPF, NET_ADMIN, SYS_ADMIN, PERFMON",
-            cost,
-        )
-    } else {
-        Check::of(
-            "capabilities",
-            State::Missing,
-            format!("not held: {}", missing.join(", ")),
-            cost,
-        )
-    }
-}
-
-fn btf() -> Check {
-    let there = Path::new("/sys/kernel/btf/vmlinux").exists();
-    let state = if there { State::Fine } else { State::Missing };
-    let found = if there {
-        "/sys/kernel/btf/vmlinux"
-    } else {
-        "the kernel has none"
+    let count = |outcome| {
+        findings
+            .iter()
+            .filter(|finding| finding.outcome == outcome)
+            .count()
     };
-    Check::of(
-        "BTF",
-        state,
-        found,
-        "sockets' own storage needs it; use a kernel with CONFIG_DEBUG_INFO_BTF",
-    )
-}
-
-fn object() -> Check {
-    match probe::has_object() {
-        Ok(()) => Check::of("kernel programs", State::Fine, "found", ""),
-        Err(error) => Check::of(
-            "kernel programs",
-            State::Missing,
-            error.to_string(),
-            "run `cargo xtask build`",
+    match count(Outcome::Missing) {
+        0 => writeln!(out, "\nThis node can enforce; {} notes.", count(Outcome::Note)),
+        missing => writeln!(
+            out,
+            "\nThis node can't enforce: {missing} missing, {} notes.",
+            count(Outcome::Note)
         ),
     }
 }
 
-fn bpffs() -> Check {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let there = mounts.lines().any(|line| line.contains(" - bpf "));
-    let found = if there {
-        "mounted"
-    } else {
-        "not mounted; Bailiff mounts it on /sys/fs/bpf while it runs"
-    };
-    Check::of("bpf file system", State::Fine, found, "")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn hierarchy() -> Vec<Check> {
-    let cost = "pods are told apart by cgroup v2; boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 beside v1";
-    match cgroup::mount() {
-        Err(error) => vec![Check::of("cgroup2", State::Missing, error.to_string(), cost)],
-        Ok(mount) => {
-            let hybrid = mount != Path::new("/sys/fs/cgroup");
-            let form = if hybrid { "hybrid hierarchy" } else { "cgroup v2" };
-            let neighbours = match probe::neighbours(&mount) {
-                Ok(found) if found.is_empty() => Check::of(
-                    "other programs",
-                    State::Fine,
-                    "none on the hooks at the cgroup root",
-                    "",
-                ),
-                Ok(found) => {
-                    let list: Vec<_> = found
-                        .iter()
-                        .map(|(hook, count)| format!("{hook}: {count}"))
-                        .collect();
-                    Check::of(
-                        "other programs",
-                        State::Fine,
-                        format!("{}; they are left alone", list.join(", ")),
-                        "",
-                    )
-                }
-                Err(error) => Check::of(
-                    "other programs",
-                    State::Less,
-                    error.to_string(),
-                    "a mesh or CNI on the same hooks can't be seen; run as root to see it",
-                ),
-            };
-            vec![
-                Check::of(
-                    "cgroup2",
-                    State::Fine,
-                    format!("{} ({form})", mount.display()),
-                    cost,
-                ),
-                neighbours,
-            ]
-        }
+    #[test]
+    fn what_is_missing_is_said_with_its_cost_and_mend() {
+        let findings = [
+            Finding::ok("kernel", "6.18"),
+            Finding::missing("cgroup2", "not mounted", "no hooks", "mount it"),
+        ];
+        let mut out = Vec::new();
+        print(&mut out, &findings, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("ok       kernel             6.18\n"), "{text}");
+        assert!(
+            text.contains("missing  cgroup2            not mounted\n"),
+            "{text}"
+        );
+        assert!(text.contains("costs: no hooks\n"), "{text}");
+        assert!(text.contains("mend: mount it\n"), "{text}");
+        assert!(text.contains("can't enforce: 1 missing, 0 notes"), "{text}");
+        assert!(!text.contains('\x1b'));
     }
-}
 
-/// What no check can mend.
-fn uncovered() -> Check {
-    Check::of(
-        "not covered",
-        State::Less,
-        "Unix sockets that pods share with a database, relays in exempt cgroups, TLS to databases",
-        "see ARCHITECTURE.md, \"Absent on purpose, or not there yet\"",
-    )
+    #[test]
+    fn json_leaves_out_what_is_not_said() {
+        let value = serde_json::to_value(Finding::ok("kernel", "6.18")).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({ "check": "kernel", "state": "ok", "found": "6.18" })
+        );
+    }
 }

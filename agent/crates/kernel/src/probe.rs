@@ -1,14 +1,18 @@
-//! What a node has, for `bailiff doctor`.
+//! What this kernel can do, and who else has programs in it. Nothing here attaches, pins or stays.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::{object, sys};
+use aya::EbpfLoader;
+use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_programs};
+use aya::sys::is_program_supported;
 
-/// Hooks of a cgroup that Bailiff uses, by name and number in the kernel's `enum bpf_attach_type`.
-const HOOKS: [(&str, u32); 7] = [
+use crate::{KernelError, object, sys};
+
+/// The hooks below the pods' cgroup, with the numbers of `enum bpf_attach_type`.
+const HOOKS: [(&str, u32); 8] = [
     ("egress", 1),
     ("sock_create", 2),
     ("sock_ops", 3),
@@ -16,32 +20,118 @@ const HOOKS: [(&str, u32); 7] = [
     ("connect6", 11),
     ("getpeername4", 29),
     ("getpeername6", 30),
+    ("sock_release", 34),
 ];
 
-/// The kernel's release as major and minor version.
-pub fn kernel_version() -> io::Result<(u32, u32)> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut parts = release.split(['.', '-']).map(str::parse);
-    match (parts.next(), parts.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(io::Error::other(format!("{release:?} is no release of Linux"))),
+/// Cgroups that are looked at; a node of 250 pods has some 1,500.
+const MOST_CGROUPS: usize = 8192;
+
+/// Has the kernel verify every program of the object, and lets them go again. The number of programs.
+///
+/// Takes some hundred milliseconds and the rights that enforcing takes.
+pub fn verify_programs() -> Result<usize, KernelError> {
+    let object = object::find()?;
+    let mut ebpf = EbpfLoader::new()
+        .load(&object)
+        .map_err(KernelError::bpf("the kernel refuses the maps"))?;
+    let mut verified = 0;
+    for (name, program) in ebpf.programs_mut() {
+        let outcome = match program {
+            Program::CgroupSock(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            Program::TracePoint(program) => program.load(),
+            _ => continue,
+        };
+        outcome.map_err(KernelError::bpf(format!("the kernel refuses {name}")))?;
+        verified += 1;
     }
+    Ok(verified)
 }
 
-/// Programs in effect on a cgroup's hooks that Bailiff uses too: the hook and how many.
-pub fn neighbours(cgroup: &Path) -> io::Result<Vec<(&'static str, usize)>> {
-    let cgroup = File::open(cgroup)?;
-    let mut found = Vec::new();
-    for (name, hook) in HOOKS {
-        let count = sys::programs_on(cgroup.as_fd(), hook)?.len();
-        if count > 0 {
-            found.push((name, count));
+/// The kinds of program that Bailiff takes and this kernel has not.
+pub fn missing_program_types() -> Result<Vec<&'static str>, KernelError> {
+    let mut missing = Vec::new();
+    for (name, kind) in [
+        ("cgroup_sock", ProgramType::CgroupSock),
+        ("cgroup_sock_addr", ProgramType::CgroupSockAddr),
+        ("cgroup_skb", ProgramType::CgroupSkb),
+        ("sock_ops", ProgramType::SockOps),
+        ("sched_cls", ProgramType::SchedClassifier),
+        ("tracepoint", ProgramType::TracePoint),
+    ] {
+        let supported = is_program_supported(kind)
+            .map_err(KernelError::bpf(format!("cannot ask the kernel for {name}")))?;
+        if !supported {
+            missing.push(name);
         }
     }
-    Ok(found)
+    Ok(missing)
 }
 
-/// Whether the kernel programs can be found, and else why not.
-pub fn has_object() -> Result<(), crate::KernelError> {
-    object::find().map(|_| ())
+/// Whether programs can hang on an interface by tcx; else a clsact filter does.
+#[must_use]
+pub fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
+/// A program on one of the hooks that Bailiff uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The cgroup that it hangs on.
+    pub cgroup: PathBuf,
+    /// The hook.
+    pub hook: &'static str,
+    /// The program's name, as far as the kernel keeps it: 15 bytes.
+    pub program: String,
+}
+
+/// The programs on the hooks that Bailiff uses, at a cgroup and all below it.
+pub fn attached(root: &Path) -> Result<Vec<Attached>, KernelError> {
+    let names: HashMap<u32, String> = loaded_programs()
+        .flatten()
+        .map(|program| {
+            let name = String::from_utf8_lossy(program.name()).into_owned();
+            (program.id(), name)
+        })
+        .collect();
+    let mut found = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    let mut seen = 0;
+    while let Some(cgroup) = waiting.pop() {
+        seen += 1;
+        if seen > MOST_CGROUPS {
+            break;
+        }
+        // A cgroup may go while its parent is read; only the first one has to be there.
+        let Ok(directory) = File::open(&cgroup) else {
+            continue;
+        };
+        for (hook, number) in HOOKS {
+            let ids = match sys::programs_on(directory.as_fd(), number) {
+                Ok(ids) => ids,
+                Err(_) if cgroup != root => continue,
+                Err(error) => {
+                    return Err(KernelError::system(format!(
+                        "cannot ask for the programs on {hook} of {}",
+                        root.display()
+                    ))(error));
+                }
+            };
+            found.extend(ids.into_iter().map(|id| Attached {
+                cgroup: cgroup.clone(),
+                hook,
+                program: names.get(&id).cloned().unwrap_or_else(|| format!("#{id}")),
+            }));
+        }
+        let below = std::fs::read_dir(&cgroup).into_iter().flatten().flatten();
+        waiting.extend(
+            below
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    Ok(found)
 }

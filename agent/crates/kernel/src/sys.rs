@@ -77,15 +77,13 @@ pub(crate) fn object_get(path: &std::path::Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// Ids of the programs in effect on a cgroup for one kind of hook, by the kernel's `enum bpf_attach_type`; at most 64.
+/// Ids of the programs on one kind of hook of a cgroup itself, by the kernel's `enum bpf_attach_type`; at most 64.
 pub(crate) fn programs_on(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<Vec<u32>> {
     let mut ids = [0_u32; 64];
     // `union bpf_attr` for this command: target_fd and attach_type, query_flags and attach_flags, prog_ids, prog_cnt.
-    let effective = 1_u64;
     let mut attributes = [0_u64; 16];
     attributes[0] = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX) | u64::from(hook) << 32;
-    attributes[1] = effective;
-    attributes[2] = ids.as_mut_ptr().addr() as u64;
+    attributes[2] = ids.as_mut_ptr().expose_provenance() as u64;
     attributes[3] = ids.len() as u64;
     // SAFETY: the attributes say how long the buffer of ids is; both outlive the call.
     let outcome = unsafe {
