@@ -7,8 +7,8 @@ mod ocsf;
 mod store;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,9 @@ pub use store::{Store, StoreOptions};
 
 /// A worker's batch is handed over when it holds this much, or at the next tick.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// How long a write that failed waits before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A session's beginning.
 #[derive(Debug, Clone)]
@@ -129,6 +132,7 @@ pub struct Recorder {
     queued: Arc<AtomicUsize>,
     capacity: usize,
     metrics: Arc<Metrics>,
+    stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -137,15 +141,22 @@ impl Recorder {
     pub fn start(store: Store, capacity: usize, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let (inbox, batches) = channel();
         let queued = Arc::<AtomicUsize>::default();
-        let (waiting, counted) = (Arc::clone(&queued), Arc::clone(&metrics));
+        let stopping = Arc::<AtomicBool>::default();
+        let mut writer = Writer {
+            store,
+            queued: Arc::clone(&queued),
+            metrics: Arc::clone(&metrics),
+            stopping: Arc::clone(&stopping),
+        };
         let thread = std::thread::Builder::new()
             .name("recorder".to_owned())
-            .spawn(move || write_all(&batches, store, &waiting, &counted))?;
+            .spawn(move || writer.run(&batches))?;
         Ok(Self {
             inbox,
             queued,
             capacity,
             metrics,
+            stopping,
             thread: Some(thread),
         })
     }
@@ -163,8 +174,10 @@ impl Recorder {
         }
     }
 
-    /// Writes what is there and ends the thread. Workers must have flushed before.
+    /// Writes what is there and ends the thread. Workers must have flushed before. What can't be written at the first attempt
+    /// is counted as dropped, so that a full disk doesn't keep the agent from ending.
     pub fn stop(mut self) {
+        self.stopping.store(true, Ordering::Release);
         let _ = self.inbox.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -172,29 +185,43 @@ impl Recorder {
     }
 }
 
-fn write_all(batches: &Receiver<Message>, mut store: Store, queued: &AtomicUsize, metrics: &Metrics) {
-    let mut lines = Vec::new();
-    loop {
-        match batches.recv_timeout(Duration::from_secs(1)) {
-            Ok(Message::Batch(events, bytes)) => {
-                lines.clear();
-                for event in &events {
-                    ocsf::write(event, &mut lines);
-                }
-                // What can't be written stays in the queue, so that it fills, and the targets' policies say what happens.
-                while let Err(error) = store.append(&lines) {
-                    metrics.recorder_errors.inc();
-                    tracing::error!(%error, "cannot write the record; trying again in a second");
-                    std::thread::sleep(Duration::from_secs(1));
-                }
-                queued.fetch_sub(bytes, Ordering::Relaxed);
-                metrics
-                    .recorder_queue_bytes
-                    .set(i64::try_from(queued.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+/// What the thread has.
+struct Writer {
+    store: Store,
+    queued: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(&mut self, batches: &Receiver<Message>) {
+        let mut lines = Vec::new();
+        while let Ok(Message::Batch(events, bytes)) = batches.recv() {
+            lines.clear();
+            for event in &events {
+                ocsf::write(event, &mut lines);
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            self.gauge();
+            // What can't be written stays in the queue, so that it fills, and the targets' policies say what happens.
+            while let Err(error) = self.store.append(&lines) {
+                self.metrics.recorder_errors.inc();
+                self.gauge();
+                if self.stopping.load(Ordering::Acquire) {
+                    self.metrics.recorder_dropped.inc_by(events.len() as u64);
+                    tracing::error!(%error, events = events.len(), "cannot write the record; these events are lost, since the agent ends");
+                    break;
+                }
+                tracing::error!(%error, "cannot write the record; trying again in a second");
+                std::thread::sleep(RETRY);
+            }
+            self.queued.fetch_sub(bytes, Ordering::Relaxed);
+            self.gauge();
         }
+    }
+
+    fn gauge(&self) {
+        let queued = i64::try_from(self.queued.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        self.metrics.recorder_queue_bytes.set(queued);
     }
 }
 
@@ -253,33 +280,20 @@ pub fn recordable(text: &[u8], level: RecordingLevel) -> Option<String> {
     if !text.to_ascii_lowercase().contains("password") {
         return Some(text.into_owned());
     }
-    // All literals: which of them is the password takes a grammar, and hiding too much is safe here.
-    let mut out = String::new();
-    for (place, part) in text.split('\'').enumerate() {
-        out.push_str(if place % 2 == 1 { "'[secret]'" } else { part });
+    // All literals: which of them is the password takes a grammar, and hiding too much is safe here. Where a quote may not be
+    // what it looks like, nothing after the first one is kept.
+    let plain = !["\\", "\"", "$", "--", "/*"].iter().any(|odd| text.contains(odd));
+    if plain {
+        let parts = text.split('\'').enumerate();
+        return Some(
+            parts
+                .map(|(place, part)| if place % 2 == 1 { "'[secret]'" } else { part })
+                .collect(),
+        );
     }
-    if text.contains('$') {
-        Some("[a statement about a password]".to_owned())
-    } else {
-        Some(out)
-    }
+    let before = text.split(['\'', '$']).next().unwrap_or_default();
+    Some(format!("{before}[the rest is kept out: it is about a password]"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_not_recorded() {
-        let level = RecordingLevel::Statement;
-        let text = recordable(b"ALTER ROLE a PASSWORD 'hunter2'", level).unwrap();
-        assert_eq!(text, "ALTER ROLE a PASSWORD '[secret]'");
-        assert!(
-            !recordable(b"ALTER ROLE a PASSWORD $$hunter2$$", level)
-                .unwrap()
-                .contains("hunter2")
-        );
-        assert_eq!(recordable(b"SELECT 'a'", level).unwrap(), "SELECT 'a'");
-        assert_eq!(recordable(b"SELECT 'a'", RecordingLevel::Metadata), None);
-    }
-}
+mod tests;

@@ -57,9 +57,16 @@ fn read(directory: &Path) -> Result<Sessions> {
     })?;
     let mut by_id: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for path in files {
-        let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for line in BufReader::new(file).lines() {
-            let Ok(event) = serde_json::from_str::<Value>(&line?) else {
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            // An agent that needed room has just removed it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        // As bytes: a cut may go through a character.
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+            let Ok(event) = serde_json::from_slice::<Value>(&line) else {
                 continue;
             };
             if let Some(id) = event.pointer("/metadata/correlation_uid").and_then(Value::as_str) {
@@ -237,5 +244,40 @@ fn show_operation(operation: &Value) {
     match text(operation, "/status_code") {
         "-" => println!(),
         code => println!("; SQLSTATE {code}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_crash_cut_off_is_left_out() {
+        let directory = std::env::temp_dir().join(format!("bailiff-sessions-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let line = |id: &str, time: u64| {
+            format!("{{\"time\":{time},\"metadata\":{{\"correlation_uid\":\"{id}\"}}}}\n")
+        };
+        let mut text = format!("{}{}", line("bb", 2), line("aa", 1)).into_bytes();
+        // Half of a two-byte character.
+        text.extend_from_slice(b"{\"time\":3,\"metadata\":{\"correlation_uid\":\"\xc3");
+        std::fs::write(directory.join("sessions-1.jsonl"), text).unwrap();
+        let sessions = read(&directory);
+        std::fs::remove_dir_all(&directory).unwrap();
+        let ids: Vec<_> = sessions.unwrap().into_keys().map(|(_, id)| id).collect();
+        assert_eq!(ids, ["aa", "bb"]);
+    }
+
+    #[test]
+    fn an_id_has_to_name_one_session() {
+        let mut sessions = Sessions::new();
+        for id in ["aa1", "aa2"] {
+            sessions.insert((1, id.to_owned()), Vec::new());
+        }
+        assert!(show(&sessions, "aa1", true).is_ok());
+        let several = show(&sessions, "aa", true).unwrap_err().to_string();
+        assert!(several.contains("2 sessions"), "{several}");
+        let none = show(&sessions, "b", true).unwrap_err().to_string();
+        assert!(none.contains("no session begins"), "{none}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bailiff_model::{Effect, SqlEffect};
+use bailiff_model::{Effect, HopKind, SqlEffect};
 use serde_json::{Value, json};
 
 use super::{Event, OperationEnd, SessionEnd, SessionStart};
@@ -67,6 +67,7 @@ fn started(start: &SessionStart) -> Value {
             "type_id": 1,
             "actor": { "user": { "name": start.user }, "app_name": start.application },
             "database": { "name": start.database, "type": "Relational", "type_id": 1 },
+            "src_endpoint": source(start),
             "dst_endpoint": {
                 "name": start.target.as_str(),
                 "ip": start.destination.get().ip().to_string(),
@@ -77,6 +78,18 @@ fn started(start: &SessionStart) -> Value {
     )
 }
 
+/// The pod that connected. Its addresses say nothing of who it is, and aren't recorded.
+fn source(start: &SessionStart) -> Value {
+    match start.chain.hops().last().map(|caller| &caller.kind) {
+        Some(HopKind::Pod { pod, .. }) => json!({
+            "name": format!("{}/{}", pod.namespace, pod.name),
+            "uid": pod.uid.as_str(),
+        }),
+        _ => json!({ "name": "unknown" }),
+    }
+}
+
+/// Operations and ends are lean: who, where from and where to stand in the session's first event, by `correlation_uid`.
 fn operated(operation: &OperationEnd) -> Value {
     let activity = [
         (SqlEffect::Drop, DELETE),

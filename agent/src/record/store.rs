@@ -41,16 +41,31 @@ impl Store {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis());
         let file = create(&options.directory, stamp, 0)?;
-        Ok(Self {
+        let store = Self {
             options,
             file,
             written: 0,
             number: 0,
             stamp,
-        })
+        };
+        // Agents before may have left more than this one may keep.
+        store.make_room()?;
+        Ok(store)
     }
 
-    /// Appends whole lines.
+    /// A store that writes into what a test gives it.
+    #[cfg(test)]
+    pub(super) fn into_file(options: StoreOptions, file: File) -> Self {
+        Self {
+            options,
+            file,
+            written: 0,
+            number: 0,
+            stamp: 0,
+        }
+    }
+
+    /// Appends whole lines: all of them, or, where that fails, none.
     pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + lines.len() as u64 > self.options.file_bytes {
             self.file = create(&self.options.directory, self.stamp, self.number + 1)?;
@@ -58,7 +73,11 @@ impl Store {
             self.written = 0;
             self.make_room()?;
         }
-        self.file.write_all(lines)?;
+        if let Err(error) = self.file.write_all(lines) {
+            // A part may stand there, and the next attempt would write it once more.
+            let _ = self.file.set_len(self.written);
+            return Err(error);
+        }
         self.written += lines.len() as u64;
         Ok(())
     }
@@ -131,6 +150,15 @@ mod tests {
             assert!(total <= 5000, "{total}");
         }
         assert!(files(&directory).unwrap().len() > 2);
+        drop(store);
+        // An agent that may keep less begins by making room.
+        let less = StoreOptions {
+            directory: directory.clone(),
+            file_bytes: 1000,
+            total_bytes: 2000,
+        };
+        let _store = Store::open(less).unwrap();
+        assert_eq!(files(&directory).unwrap().len(), 2);
         std::fs::remove_dir_all(directory).unwrap();
     }
 }
