@@ -23,6 +23,9 @@ enum Command {
         /// Where the record is
         #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
         dir: PathBuf,
+        /// Print one JSON object a session
+        #[arg(long)]
+        json: bool,
     },
     /// Show one session: who, where to, and each statement with its verdict
     Show {
@@ -41,7 +44,7 @@ type Sessions = BTreeMap<(u64, String), Vec<Value>>;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
-        Command::List { dir } => list(&read(dir)?),
+        Command::List { dir, json } => list(&read(dir)?, *json),
         Command::Show { dir, json, id } => show(&read(dir)?, id, *json)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -111,12 +114,49 @@ fn caller(start: &Value) -> String {
     )
 }
 
-fn list(sessions: &Sessions) {
-    println!(
-        "{:<12}  {:<24}  {:<14}  {:<20}  {:>6}  {:>6}",
-        "SESSION", "POD", "TARGET", "DATABASE/USER", "OPS", "DENIED"
-    );
-    for ((_, id), events) in sessions {
+/// What a client chose, made safe for a terminal: control characters are shown, not obeyed.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|letter| match letter {
+            '\n' | '\r' | '\t' => ' ',
+            letter if letter.is_control() => char::REPLACEMENT_CHARACTER,
+            letter => letter,
+        })
+        .collect()
+}
+
+/// Milliseconds since 1970 as UTC, to the second.
+fn utc(millis: u64) -> String {
+    let seconds = millis / 1000;
+    // Days to a date, by eras of 400 years that begin on a 1st of March.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, later) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    format!(
+        "{:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+        era * 400 + year + later,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+fn list(sessions: &Sessions, json: bool) {
+    if !json {
+        println!(
+            "{:<12}  {:<19}  {:<24}  {:<14}  {:<20}  {:>6}  {:>6}  {:>9}",
+            "SESSION", "BEGAN (UTC)", "POD", "TARGET", "DATABASE/USER", "OPS", "DENIED", "SECONDS"
+        );
+    }
+    for ((began, id), events) in sessions {
         let Some(start) = events.iter().find(|event| is(event, "session_start")) else {
             continue;
         };
@@ -125,15 +165,30 @@ fn list(sessions: &Sessions) {
             .iter()
             .filter(|event| is(event, "operation") && text(event, "/unmapped/verdict") != "allow")
             .count();
-        let place = format!(
-            "{}/{}",
-            text(start, "/database/name"),
-            text(start, "/actor/user/name")
-        );
+        let ended = events
+            .iter()
+            .find(|event| is(event, "session_end"))
+            .map(|end| number(end, "/time").saturating_sub(*began));
+        let (database, user) = (text(start, "/database/name"), text(start, "/actor/user/name"));
+        if json {
+            let row = serde_json::json!({
+                "session": id, "began": began, "pod": caller(start), "target": text(start, "/dst_endpoint/name"),
+                "database": database, "user": user, "operations": operations, "denied": denied, "duration_ms": ended,
+            });
+            println!("{row}");
+            continue;
+        }
+        let place = plain(&format!("{database}/{user}"));
         let short = id.get(..12).unwrap_or(id);
+        #[expect(clippy::cast_precision_loss, reason = "shown to a tenth of a second")]
+        let took = ended.map_or_else(
+            || "open".to_owned(),
+            |millis| format!("{:.1}", millis as f64 / 1000.0),
+        );
         println!(
-            "{short:<12}  {:<24}  {:<14}  {place:<20}  {operations:>6}  {denied:>6}",
-            caller(start),
+            "{short:<12}  {:<19}  {:<24}  {:<14}  {place:<20}  {operations:>6}  {denied:>6}  {took:>9}",
+            utc(*began),
+            plain(&caller(start)),
             text(start, "/dst_endpoint/name")
         );
     }
@@ -194,7 +249,7 @@ fn show_start(start: &Value) {
                 text(pod, "/pod/serviceAccount"),
                 text(pod, "/process/container"),
                 number(pod, "/process/id/tgid"),
-                text(pod, "/process/executable"),
+                plain(text(pod, "/process/executable")),
                 number(pod, "/process/uid"),
             ),
             None => println!(
@@ -208,8 +263,8 @@ fn show_start(start: &Value) {
         text(start, "/dst_endpoint/name"),
         text(start, "/dst_endpoint/ip"),
         number(start, "/dst_endpoint/port"),
-        text(start, "/database/name"),
-        text(start, "/actor/user/name")
+        plain(text(start, "/database/name")),
+        plain(text(start, "/actor/user/name"))
     );
 }
 
@@ -231,7 +286,7 @@ fn show_operation(operation: &Value) {
     };
     println!(
         "  [{verdict:>5}] {}",
-        text(operation, "/query_info/query_string").replace('\n', " ")
+        plain(text(operation, "/query_info/query_string"))
     );
     print!(
         "          {} by {by}; {} rows, {} masked, decided in {} µs, took {} µs",
@@ -266,6 +321,23 @@ mod tests {
         std::fs::remove_dir_all(&directory).unwrap();
         let ids: Vec<_> = sessions.unwrap().into_keys().map(|(_, id)| id).collect();
         assert_eq!(ids, ["aa", "bb"]);
+    }
+
+    #[test]
+    fn times_are_told_as_utc() {
+        for (millis, told) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400_000, "2000-02-29 00:00:00"),
+            (1_709_251_199_999, "2024-02-29 23:59:59"),
+            (4_102_444_800_000, "2100-01-01 00:00:00"),
+        ] {
+            assert_eq!(utc(millis), told);
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_not_steered_by_what_a_client_sent() {
+        assert_eq!(plain("SELECT\n1 \x1b[2J\u{9b}x"), "SELECT 1 \u{fffd}[2J\u{fffd}x");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) struct SessionEvidence {
     session: SessionId,
     when_full: WhenFull,
     operations: u64,
+    finished: u64,
     denied: u64,
     unrecorded: u64,
     look_again: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
@@ -61,6 +62,7 @@ impl SessionEvidence {
             session,
             when_full: target.when_full,
             operations: 0,
+            finished: 0,
             denied: 0,
             unrecorded: 0,
             look_again: None,
@@ -110,6 +112,8 @@ impl SessionEvidence {
         if run.masked > 0 {
             self.metrics.masked_values.inc_by(run.masked);
         }
+        // Operations end in the order in which they were decided; in a pipeline several are under way.
+        self.finished += 1;
         let mut recorder = self.shared.recorder.borrow_mut();
         if !recorder.has_room() && self.when_full == WhenFull::Drop {
             self.unrecorded += 1;
@@ -120,7 +124,7 @@ impl SessionEvidence {
         let took = run.began.elapsed();
         recorder.push(Event::Operation(Box::new(OperationEnd {
             session: self.session.clone(),
-            number: self.operations,
+            number: self.finished,
             at: SystemTime::now()
                 .checked_sub(took)
                 .unwrap_or(SystemTime::UNIX_EPOCH),
