@@ -23,8 +23,17 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Scrapes at once; more wait.
 const SCRAPES: usize = 16;
 
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// How long accepting waits after it failed, so that running out of descriptors doesn't spin.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
 /// A worker silent for longer makes the agent unready.
 const SILENT: Duration = Duration::from_secs(2);
+
+/// For how long the quietest worker has been silent.
+type Silence = dyn Fn() -> Duration + Send + Sync;
 
 /// The server, on a thread of its own.
 pub struct Admin {
@@ -36,6 +45,10 @@ pub struct Admin {
 impl Admin {
     /// Listens and serves.
     pub fn start(address: SocketAddr, metrics: Arc<Metrics>, workers: Arc<Workers>) -> Result<Self> {
+        Self::serving(address, metrics, Arc::new(move || workers.silence()))
+    }
+
+    fn serving(address: SocketAddr, metrics: Arc<Metrics>, silence: Arc<Silence>) -> Result<Self> {
         let listener = std::net::TcpListener::bind(address)
             .with_context(|| format!("cannot serve metrics on {address}; choose another with --admin"))?;
         listener.set_nonblocking(true)?;
@@ -47,7 +60,7 @@ impl Admin {
             .build()?;
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, metrics, workers, stopped)))?;
+            .spawn(move || runtime.block_on(serve(listener, metrics, silence, stopped)))?;
         Ok(Self {
             address,
             stop,
@@ -73,7 +86,7 @@ impl Admin {
 async fn serve(
     listener: std::net::TcpListener,
     metrics: Arc<Metrics>,
-    workers: Arc<Workers>,
+    silence: Arc<Silence>,
     stop: CancellationToken,
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
@@ -89,16 +102,20 @@ async fn serve(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else { continue };
-        let (metrics, workers) = (Arc::clone(&metrics), Arc::clone(&workers));
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        let (metrics, silence) = (Arc::clone(&metrics), Arc::clone(&silence));
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &metrics, &workers);
+                let answer = answer(&request, &metrics, silence());
                 async move { Ok::<_, Infallible>(answer) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
+                .max_buf_size(HEAD_BYTES)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -107,7 +124,7 @@ async fn serve(
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics, workers: &Workers) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, metrics: &Metrics, silence: Duration) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => match metrics.text() {
             Ok(text) => (StatusCode::OK, Bytes::from(text)),
@@ -118,7 +135,6 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, workers: &Workers) -> 
         },
         (&Method::GET, "/healthz") => (StatusCode::OK, Bytes::from_static(b"ok\n")),
         (&Method::GET, "/readyz") => {
-            let silence = workers.silence();
             if silence < SILENT {
                 (StatusCode::OK, Bytes::from_static(b"ok workers\n"))
             } else {
@@ -137,4 +153,76 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, workers: &Workers) -> 
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bailiff_model::{Effect, Protocol, SqlEffect};
+
+    use super::*;
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        // A server that refuses a long head may reset; what it said before counts.
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    }
+
+    #[test]
+    fn metrics_health_and_readiness_are_served_over_http() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let seconds = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&seconds);
+        let admin = Admin::serving(
+            "127.0.0.1:0".parse().unwrap(),
+            Arc::clone(&metrics),
+            Arc::new(move || Duration::from_secs(told.load(Ordering::Relaxed))),
+        )
+        .unwrap();
+        let get = |path: &str| {
+            ask(
+                admin.address(),
+                &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"),
+            )
+        };
+
+        let denied = metrics
+            .operation(Protocol::Postgres, SqlEffect::Drop, Effect::Deny)
+            .unwrap();
+        denied.inc();
+        metrics.kernel("redirected", 5);
+        metrics.kernel("redirected", 7);
+        let text = get("/metrics");
+        for line in [
+            "bailiff_operations_total{effect=\"drop\",protocol=\"postgres\",verdict=\"deny\"} 1\n",
+            "bailiff_operations_total{effect=\"drop\",protocol=\"postgres\",verdict=\"allow\"} 0\n",
+            "bailiff_kernel_events_total{event=\"redirected\"} 7\n",
+            "bailiff_recorder_queue_bytes 0\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+
+        assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+        assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+        seconds.store(3, Ordering::Relaxed);
+        let unready = get("/readyz");
+        assert!(unready.starts_with("HTTP/1.1 503"), "{unready}");
+        assert!(unready.contains("silent for 3000 ms"), "{unready}");
+        assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+        assert!(get("/other").starts_with("HTTP/1.1 404"));
+        assert!(
+            ask(admin.address(), "POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 404")
+        );
+        let long = ask(
+            admin.address(),
+            &format!("GET /healthz HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(64 * 1024)),
+        );
+        assert!(!long.starts_with("HTTP/1.1 200"), "{long}");
+        admin.stop();
+    }
 }
