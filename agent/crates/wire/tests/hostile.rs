@@ -2,6 +2,12 @@
 //!
 //! BAILIFF_FUZZ_SECONDS sets how long; 3 by default.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a failure is the test's"
+)]
+
 use std::time::{Duration, Instant};
 
 use bailiff_wire::postgres::backend::{
