@@ -50,6 +50,7 @@ pub struct Classified {
     statements: Vec<Statement>,
     shapes: Vec<Shape>,
     moves: PathMove,
+    literals_name_types: bool,
 }
 
 impl Classified {
@@ -67,10 +68,11 @@ impl Classified {
             .fold(EffectSet::EMPTY, |all, statement| all.union(statement.effects))
     }
 
-    /// Whether the values of integer literals matter to a decision: positions in ORDER BY and its kind.
+    /// Whether the values of integer literals matter: positions in ORDER BY and its kind, and the precision that makes two
+    /// types of `float`. Otherwise a text that differs in free-standing integers alone has the same classification.
     #[must_use]
     pub fn literal_sensitive(&self) -> bool {
-        self.shapes.iter().any(|shape| shape.positions)
+        self.literals_name_types || self.shapes.iter().any(|shape| shape.positions)
     }
 
     /// Whether unqualified names may mean something else after it. [`Ruling::moves_search_path`](crate::Ruling) knows more:
@@ -129,7 +131,14 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
         pg_query::ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS
     };
     let parsed = pg_query::parse(text, options).map_err(|_| Unclassified::Syntax)?;
-    let mut classified = Classified::default();
+    let mut classified = Classified {
+        // Wherever the word stands: being wrong only costs a place in a cache.
+        literals_name_types: text
+            .as_bytes()
+            .windows(b"float".len())
+            .any(|word| word.eq_ignore_ascii_case(b"float")),
+        ..Classified::default()
+    };
     for raw in &parsed.protobuf.stmts {
         // Uncertainty denies: a statement without a tree would do nothing.
         let statement = raw.stmt.as_ref().ok_or(Unclassified::Failed)?;

@@ -446,6 +446,7 @@ fn what_may_carry_a_masked_column_out_is_refused() -> Result<()> {
         "SELECT name, ssn FROM patients ORDER BY 2",
         "SELECT ssn AS x FROM patients ORDER BY x",
         "SELECT count(*) FROM patients GROUP BY ssn",
+        "SELECT name, ssn FROM patients GROUP BY (1, 2)",
         "SELECT DISTINCT ssn FROM patients",
         "SELECT DISTINCT ON (ssn) name FROM patients",
         "SELECT ssn FROM patients UNION ALL SELECT 'x'",
@@ -524,6 +525,8 @@ fn positions_make_literals_matter() -> Result<()> {
         ("SELECT a FROM x ORDER BY 1", true),
         ("SELECT a FROM x GROUP BY 1", true),
         ("SELECT a FROM x GROUP BY GROUPING SETS ((1))", true),
+        ("SELECT a, b FROM x GROUP BY (1, 2)", true),
+        ("SELECT a::float(30) FROM x", true),
     ] {
         ensure!(
             classify(sql, &Settings::default())?.literal_sensitive() == sensitive,

@@ -17,12 +17,14 @@ const MAX_DIGITS: usize = 9;
 /// Surely means: under every value of `standard_conforming_strings`, and in every client encoding in which no byte of a
 /// longer character looks like ASCII. So nothing is lifted from texts with double quotes, backslashes, `U&`, comments, NULs or
 /// dollar quotes, where telling inside from outside takes more than counting single quotes. Inside strings nothing is lifted.
-/// A digit run next to a letter, a digit, `_`, `$`, `.`, a quote or a byte above ASCII is a part of something else, and stays.
+/// A digit run next to a letter, a digit, `_`, `$`, `.`, a quote or a byte above ASCII is a part of something else, and stays; so
+/// does one behind `e-` and `e+`, which may be an exponent.
 pub fn normalise(text: &[u8], scratch: &mut Vec<u8>) -> Normal {
     scratch.clear();
     let mut lifted = false;
     let mut in_string = false;
     let mut before = b' ';
+    let mut before_that = b' ';
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
         let next = after.first().copied().unwrap_or(b' ');
@@ -34,7 +36,7 @@ pub fn normalise(text: &[u8], scratch: &mut Vec<u8>) -> Normal {
             b'&' if matches!(before, b'u' | b'U') => return Normal::Exact,
             b'-' if next == b'-' => return Normal::Exact,
             b'/' if next == b'*' => return Normal::Exact,
-            b'0'..=b'9' if !joins(before) => {
+            b'0'..=b'9' if !joins(before) && !may_begin_exponent(before_that, before) => {
                 let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
                 let follows = rest.get(digits).copied().unwrap_or(b' ');
                 let (run, after) = rest.split_at(digits);
@@ -44,14 +46,14 @@ pub fn normalise(text: &[u8], scratch: &mut Vec<u8>) -> Normal {
                 } else {
                     scratch.extend_from_slice(run);
                 }
-                before = b'0';
+                (before_that, before) = (b'0', b'0');
                 rest = after;
                 continue;
             }
             _ => {}
         }
         scratch.push(byte);
-        before = byte;
+        (before_that, before) = (before, byte);
         rest = after;
     }
     if lifted && !in_string {
@@ -64,6 +66,11 @@ pub fn normalise(text: &[u8], scratch: &mut Vec<u8>) -> Normal {
 /// Whether a digit run next to this byte may be a part of something longer.
 fn joins(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.' | b'\'') || byte >= 0x80
+}
+
+/// Whether what follows may be the exponent of a number: `1e-5`.
+fn may_begin_exponent(letter: u8, sign: u8) -> bool {
+    matches!(letter, b'e' | b'E') && matches!(sign, b'+' | b'-')
 }
 
 #[cfg(test)]
@@ -93,6 +100,8 @@ mod tests {
             "1.5",
             ".5 x",
             "1e5",
+            "1e-5",
+            "1.E+5",
             "x_1",
             "\u{e9}1",
             "$1",

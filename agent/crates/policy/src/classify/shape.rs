@@ -203,7 +203,10 @@ fn is_plain(select: &Value) -> bool {
 /// Whether an integer literal stands directly in an entry of ORDER BY or GROUP BY.
 fn holds_integer(entry: &Value) -> bool {
     let entry = entry.pointer("/node/SortBy/node").unwrap_or(entry);
-    entry.pointer("/node/AConst").is_some()
-        // GROUPING SETS and their kind hold lists.
-        || entry.pointer("/node/GroupingSet").is_some()
+    // GROUPING SETS and their kind hold lists, and so does `GROUP BY (1, 2)`, which is no row to the server.
+    ["AConst", "GroupingSet", "RowExpr"].iter().any(|kind| {
+        entry
+            .pointer("/node")
+            .is_some_and(|node| node.get(kind).is_some())
+    })
 }
