@@ -22,9 +22,6 @@ use crate::metrics::Metrics;
 use crate::proxy::{Acceptor, Limits, OriginSource, PodListeners, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 
-/// Bytes that may wait to be written into the record.
-const RECORDER_QUEUE: usize = 64 << 20;
-
 /// How an agent is set up.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -130,7 +127,7 @@ impl Agent {
             total_bytes: options.record_bytes,
         })
         .with_context(|| format!("cannot write the record into {}", options.record.display()))?;
-        let recorder = Recorder::start(store, RECORDER_QUEUE, Arc::clone(&metrics))?;
+        let recorder = Recorder::start(store, options.limits.record_queue, Arc::clone(&metrics))?;
         let limits = Arc::new(options.limits.clone());
         let workers = Arc::new(Workers::start(
             &WorkersOptions {
@@ -138,7 +135,7 @@ impl Agent {
                 limits: Arc::clone(&limits),
                 in_force: Arc::clone(&in_force),
                 attribution: Arc::clone(&attribution),
-                parsers: Arc::new(ParserPool::new(1)?),
+                parsers: Arc::new(ParserPool::new(1, limits.grammar_queue)?),
                 metrics: Arc::clone(&metrics),
             },
             &recorder,

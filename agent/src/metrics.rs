@@ -34,6 +34,7 @@ pub struct Metrics {
     /// Reloads of the policies, bad ones.
     pub policy_reload_errors: IntCounter,
     refused: IntCounterVec,
+    limits: IntCounterVec,
     ended: IntCounterVec,
     operations: Vec<[IntCounter; 3]>,
     kernel: IntCounterVec,
@@ -117,6 +118,11 @@ impl Metrics {
                 "Connections closed before a session, by reason.",
                 &["reason"],
             )?,
+            limits: family(
+                "bailiff_limits_reached_total",
+                "Times that a limit was reached, by which one.",
+                &["limit"],
+            )?,
             ended: family(
                 "bailiff_sessions_ended_total",
                 "Sessions ended, by who broke the protocol and why.",
@@ -141,6 +147,11 @@ impl Metrics {
     /// Counts a connection that was closed before it became a session. Reasons are words of the program.
     pub fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts that a limit was reached. Names are words of the program.
+    pub fn limit(&self, limit: &'static str) {
+        self.limits.with_label_values(&[limit]).inc();
     }
 
     /// Counts a session's end.

@@ -12,5 +12,5 @@ pub(crate) mod worker;
 pub(crate) use accept::PodListeners;
 pub use accept::{Acceptor, OriginSource};
 pub use end::{End, Side};
-pub use limits::Limits;
+pub use limits::{LimitError, LimitSetting, Limits};
 pub use worker::{Workers, WorkersOptions};

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use bailiff_kernel::cgroup;
 
 use crate::app::{Agent, AgentOptions, PodSpec};
-use crate::proxy::Limits;
+use crate::proxy::{LimitSetting, Limits};
 use crate::world::standalone::{Inventory, Sandbox};
 
 /// How long sessions may go on after the command has ended.
@@ -20,6 +20,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The command gets a network namespace, a cgroup and a view of the files of its own, and runs as the invoking user without
 /// any privilege. Whatever it connects to that a Target names goes through Bailiff. Needs root, to load the kernel programs.
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!("Limits:\n{}", Limits::help()))]
 pub(crate) struct Args {
     /// The directory with Targets, Policies and, if there is one, inventory.yaml
     #[arg(long, value_name = "DIR")]
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// Threads that carry connections
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: usize,
+    /// Set a limit of the data path; may be given several times. The limits are listed below
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    limits: Vec<LimitSetting>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -80,6 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("give a command after --")
     };
     let pod = Inventory::load(&args.config)?.pod(args.pod.as_deref(), program)?;
+    let mut limits = Limits::default();
+    args.limits.iter().for_each(|setting| limits.set(setting));
     let tag = format!("{:x}", std::process::id());
     let instance = Instance::create(&tag)?;
     let agent = Agent::start(AgentOptions {
@@ -91,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         record_bytes: args.record_mib << 20,
         admin: args.admin,
         workers: args.workers,
-        limits: Limits::default(),
+        limits,
     })?;
     let outcome = enforce(args, &agent, &instance, &pod, &tag);
     agent.shutdown(GRACE)?;

@@ -134,6 +134,7 @@ impl Decider {
         );
         if submitted.is_err() {
             // Uncertainty denies: the parsers' queue is full, and waiting for it would hold memory without bound.
+            self.reached("grammar_queue");
             return Lookup::Known(None, self.rule(&None));
         }
         self.parsing = Some(Parsing {
@@ -165,7 +166,13 @@ impl Decider {
                 cache.insert(key, Some(Arc::new(classified)));
             }
             // Uncertainty denies: what can't be parsed, or whose parser went away, is unknown.
-            Ok(Err(_)) | Err(_) => cache.insert(parsing.exact, None),
+            Ok(Err(why)) => {
+                cache.insert(parsing.exact, None);
+                if why == Unclassified::TooDeep {
+                    self.reached("nesting");
+                }
+            }
+            Err(_) => cache.insert(parsing.exact, None),
         }
         Poll::Ready(())
     }
@@ -228,6 +235,11 @@ impl Decider {
             self.rulings.clear();
             self.unknown = None;
         }
+    }
+
+    fn reached(&self, limit: &'static str) {
+        self.shared.options.metrics.limit(limit);
+        tracing::warn!(limit, "a statement can't be told and counts as unknown");
     }
 
     fn write_key(key: &mut Vec<u8>, settings: &Settings, lifted: bool, text: &[u8]) {

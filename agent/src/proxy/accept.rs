@@ -179,9 +179,14 @@ impl Desk {
             self.metrics.refused("no_origin");
             return;
         };
-        let Some(slot) = Slot::take(&self.open, pod, &self.limits) else {
-            self.metrics.refused("too_many_connections");
-            return;
+        let slot = match Slot::take(&self.open, pod, &self.limits) {
+            Ok(slot) => slot,
+            Err(limit) => {
+                self.metrics.refused("too_many_connections");
+                self.metrics.limit(limit);
+                tracing::warn!(limit, destination = %origin.original, "closed a connection: there are too many");
+                return;
+            }
         };
         let Ok(client) = client.into_std() else { return };
         self.workers.give(Accepted { client, origin, slot });

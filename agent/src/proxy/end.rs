@@ -112,6 +112,38 @@ impl End {
         }
     }
 
+    /// The limit that was reached, where one was. Bounded.
+    #[must_use]
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Limit(what) => Some(what),
+            Self::Malformed {
+                error: DecodeError::Oversized { tag: '\0', .. },
+                ..
+            } => Some("startup_packet"),
+            Self::Malformed {
+                error: DecodeError::Oversized { .. },
+                ..
+            } => Some("message"),
+            Self::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => Some("dial_time"),
+            _ => None,
+        }
+    }
+
+    /// Whether an operator should read of it.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed { .. }
+                | Self::OutOfOrder { .. }
+                | Self::Limit(_)
+                | Self::Refused(_)
+                | Self::Unreachable(_)
+                | Self::Unmaskable
+        )
+    }
+
     /// What the client may read: SQLSTATE and text. `None` where the connection just closes.
     ///
     /// Never the inner error, which may quote what the target said.

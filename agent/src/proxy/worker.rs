@@ -57,18 +57,22 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Takes a place, if there is one both over all and for the pod.
-    pub(crate) fn take(open: &Arc<AtomicUsize>, pod: &Arc<AtomicUsize>, limits: &Limits) -> Option<Self> {
+    /// Takes a place, if there is one both over all and for the pod; otherwise tells which limit was reached.
+    pub(crate) fn take(
+        open: &Arc<AtomicUsize>,
+        pod: &Arc<AtomicUsize>,
+        limits: &Limits,
+    ) -> Result<Self, &'static str> {
         if open.fetch_add(1, Ordering::Relaxed) >= limits.connections {
             open.fetch_sub(1, Ordering::Relaxed);
-            return None;
+            return Err("connections");
         }
         if pod.fetch_add(1, Ordering::Relaxed) >= limits.connections_per_pod {
             pod.fetch_sub(1, Ordering::Relaxed);
             open.fetch_sub(1, Ordering::Relaxed);
-            return None;
+            return Err("connections_per_pod");
         }
-        Some(Self {
+        Ok(Self {
             open: Arc::clone(open),
             pod: Arc::clone(pod),
         })

@@ -6,9 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use crate::classify::{Classified, MAX_NESTING, STACK_PER_LEVEL, Settings, Unclassified, classify};
 
-/// Texts that may wait for a thread. Each is at most as long as the protocol lets a statement be.
-const QUEUE: usize = 256;
-
 type Done = Box<dyn FnOnce(Result<Classified, Unclassified>) + Send>;
 
 struct Job {
@@ -35,9 +32,9 @@ pub enum Submitted {
 }
 
 impl ParserPool {
-    /// Starts so many threads.
-    pub fn new(threads: usize) -> std::io::Result<Self> {
-        let (jobs, inbox) = sync_channel::<Job>(QUEUE);
+    /// Starts so many threads. At most `queue` texts may wait for one; each is as long as the protocol lets a statement be.
+    pub fn new(threads: usize, queue: usize) -> std::io::Result<Self> {
+        let (jobs, inbox) = sync_channel::<Job>(queue);
         let inbox = Arc::new(Mutex::new(inbox));
         for number in 0..threads.max(1) {
             let inbox = Arc::clone(&inbox);
@@ -97,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_deepest_texts_that_are_accepted_dont_overflow() {
-        let pool = ParserPool::new(1).unwrap();
+        let pool = ParserPool::new(1, 16).unwrap();
         let deep = [
             format!("SELECT 1{}", "+1".repeat(MAX_NESTING - 8)),
             format!("SELECT {}1", "- ".repeat(9_000)),
@@ -127,14 +124,14 @@ mod tests {
 
     #[test]
     fn deeper_ones_are_refused_before_they_are_parsed() {
-        let pool = ParserPool::new(1).unwrap();
+        let pool = ParserPool::new(1, 16).unwrap();
         let text = format!("SELECT 1{}", "+1".repeat(MAX_NESTING));
         assert_eq!(ask(&pool, &text).unwrap_err(), Unclassified::TooDeep);
     }
 
     #[test]
     fn long_lists_of_values_are_not_deep() {
-        let pool = ParserPool::new(1).unwrap();
+        let pool = ParserPool::new(1, 16).unwrap();
         let rows = vec!["(1,'it''s a value with words',2)"; 8_000].join(",");
         let found = ask(&pool, &format!("INSERT INTO t VALUES {rows}")).unwrap();
         assert_eq!(found.statements().len(), 1);

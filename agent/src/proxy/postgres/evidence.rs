@@ -117,6 +117,7 @@ impl SessionEvidence {
         let mut recorder = self.shared.recorder.borrow_mut();
         if !recorder.has_room() && self.when_full == WhenFull::Drop {
             self.unrecorded += 1;
+            self.metrics.limit("record_queue");
             recorder.dropped();
             return;
         }

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bailiff_model::{Chain, OriginalDst};
 use bailiff_policy::{ChainPolicy, Denial, Settings, Target};
@@ -13,6 +14,7 @@ use bailiff_wire::postgres::startup::{First, MAX_STARTUP, next_first};
 use bailiff_wire::postgres::{build, next_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use super::evidence::SessionEvidence;
 use super::serving::{Core, Serving};
@@ -24,8 +26,8 @@ use crate::proxy::leg::Leg;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::{Accepted, WorkerShared};
 
-/// Bytes that an authentication may take in each direction before it counts as no authentication.
-const MAX_HANDSHAKE: usize = 1 << 20;
+/// How long the last words to a client may take. One that doesn't read them isn't waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Carries one connection from accept to its end.
 pub(crate) async fn serve(shared: Rc<WorkerShared>, accepted: Accepted) {
@@ -60,9 +62,12 @@ pub(crate) async fn serve(shared: Rc<WorkerShared>, accepted: Accepted) {
     let end = opening.run(accepted.client).await;
     metrics.sessions_open.dec();
     metrics.ended(end.offender().map(Side::as_str).unwrap_or("none"), end.reason());
-    match end.offender() {
-        Some(_) => tracing::warn!(end = %end, reason = end.reason(), "closed a session"),
-        None => tracing::debug!(end = %end, reason = end.reason(), "a session ended"),
+    if let Some(limit) = end.limit() {
+        metrics.limit(limit);
+    }
+    match end.is_trouble() {
+        true => tracing::warn!(end = %end, reason = end.reason(), "closed a session"),
+        false => tracing::debug!(end = %end, reason = end.reason(), "a session ended"),
     }
     drop(accepted.slot);
 }
@@ -75,6 +80,13 @@ struct Opening {
     target: Arc<Target>,
     policy: ChainPolicy,
     original: OriginalDst,
+}
+
+/// A connection whose StartupMessage went to the server.
+struct Opened {
+    server: TcpStream,
+    core: Core,
+    from_client: Vec<u8>,
 }
 
 /// What the client wants.
@@ -100,7 +112,8 @@ struct SessionWish {
 impl Opening {
     async fn run(self, client: std::net::TcpStream) -> End {
         let limits = Arc::clone(&self.shared.options.limits);
-        let client = match client
+        let until = Instant::now() + limits.handshake;
+        let mut client = match client
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(client))
         {
@@ -113,24 +126,49 @@ impl Opening {
             }
         };
         let _ = client.set_nodelay(true);
-        let opened = tokio::time::timeout(limits.handshake, self.open(client)).await;
-        match opened {
-            Err(_) => End::Limit("handshake_time"),
-            Ok(Err(end)) => end,
-            Ok(Ok(serving)) => {
-                let (end, mut core) = serving.run().await;
-                core.abandon();
-                core.evidence.close(&end);
-                end
+        let opened = timeout_at(until, self.open(&mut client))
+            .await
+            .unwrap_or(Err(End::Limit("handshake_time")));
+        let Opened {
+            server,
+            core,
+            from_client,
+        } = match opened {
+            Ok(opened) => opened,
+            Err(end) => {
+                tell(&mut client, &end).await;
+                return end;
             }
-        }
+        };
+        let mut authenticating = Authenticating {
+            client,
+            server,
+            core,
+            from_client,
+            from_server: Vec::with_capacity(1024),
+            accepted: false,
+            amid: false,
+        };
+        let outcome = timeout_at(until, authenticating.run())
+            .await
+            .unwrap_or(Err(End::Limit("handshake_time")));
+        let (end, mut core) = match outcome {
+            Ok(()) => authenticating.serving().run().await,
+            Err(end) => {
+                if !authenticating.amid {
+                    tell(&mut authenticating.client, &end).await;
+                }
+                (end, authenticating.core)
+            }
+        };
+        core.abandon();
+        core.evidence.close(&end);
+        end
     }
 
-    async fn open(self, mut client: TcpStream) -> Result<Serving, End> {
-        let wish = match first_packets(&mut client).await {
-            Ok(wish) => wish,
-            Err(end) => return Err(tell(&mut client, end).await),
-        };
+    /// Up to the point at which the server has got the client's StartupMessage.
+    async fn open(self, client: &mut TcpStream) -> Result<Opened, End> {
+        let wish = first_packets(client).await?;
         let limits = Arc::clone(&self.shared.options.limits);
         let permit = match self.policy.connect() {
             Ok(permit) => permit,
@@ -138,7 +176,7 @@ impl Opening {
                 let mut evidence = self.evidence(None);
                 evidence.refused(&denial);
                 evidence.close(&End::Denied);
-                deny(&mut client, &denial).await;
+                deny(client, &denial).await;
                 return Err(End::Denied);
             }
         };
@@ -149,10 +187,7 @@ impl Opening {
             self.original,
             limits.dial,
         );
-        let mut server = match dialed.await {
-            Ok(server) => server,
-            Err(error) => return Err(tell(&mut client, End::Unreachable(error)).await),
-        };
+        let mut server = dialed.await.map_err(End::Unreachable)?;
         let session = match wish {
             Wish::Session(session) => session,
             Wish::Cancel(raw) => {
@@ -168,7 +203,7 @@ impl Opening {
             }
         };
         if let Some(refusal) = session.refusal {
-            return Err(tell(&mut client, End::Refused(refusal)).await);
+            return Err(End::Refused(refusal));
         }
         server
             .write_all(&session.raw)
@@ -187,15 +222,11 @@ impl Opening {
             Rc::clone(&self.shared),
             session.settings,
         );
-        let core = Core::new(Rc::clone(&self.shared), limits, decider, evidence);
-        Authenticating {
-            client,
+        Ok(Opened {
             server,
-            core,
+            core: Core::new(Rc::clone(&self.shared), limits, decider, evidence),
             from_client: session.carry,
-        }
-        .run()
-        .await
+        })
     }
 
     fn evidence(&self, session: Option<&SessionWish>) -> SessionEvidence {
@@ -289,22 +320,25 @@ async fn first_packets(client: &mut TcpStream) -> Result<Wish, End> {
 }
 
 /// Tells the client why the connection ends, where there is something to tell.
-async fn tell(client: &mut TcpStream, end: End) -> End {
+async fn tell(client: &mut TcpStream, end: &End) {
     if let Some((code, text)) = end.for_client() {
-        let mut out = Vec::new();
-        build::error_response(&mut out, &build::ErrorText::fatal(code, text));
-        let _ = client.write_all(&out).await;
-        let _ = client.shutdown().await;
+        farewell(client, &build::ErrorText::fatal(code, text)).await;
     }
-    end
 }
 
 async fn deny(client: &mut TcpStream, denial: &Denial) {
-    let mut out = Vec::new();
     let text = format!("{} ({})", denial.message, denial.reason);
-    build::error_response(&mut out, &build::ErrorText::fatal("42501", &text));
-    let _ = client.write_all(&out).await;
-    let _ = client.shutdown().await;
+    farewell(client, &build::ErrorText::fatal("42501", &text)).await;
+}
+
+async fn farewell(client: &mut TcpStream, text: &build::ErrorText<'_>) {
+    let mut out = Vec::new();
+    build::error_response(&mut out, text);
+    let told = async {
+        let _ = client.write_all(&out).await;
+        let _ = client.shutdown().await;
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, told).await;
 }
 
 /// A connection whose authentication is under way. Every method passes through; none of it is kept.
@@ -313,52 +347,61 @@ struct Authenticating {
     server: TcpStream,
     core: Core,
     from_client: Vec<u8>,
+    from_server: Vec<u8>,
+    accepted: bool,
+    /// A message to the client may be written in part, so that nothing can be said between.
+    amid: bool,
 }
 
 impl Authenticating {
-    async fn run(mut self) -> Result<Serving, End> {
-        let mut from_server = Vec::with_capacity(1024);
-        let mut from_client = std::mem::take(&mut self.from_client);
-        let (mut in_total, mut out_total) = (from_client.len(), 0);
-        let mut accepted = false;
-        self.pass_client(&mut from_client, accepted).await?;
+    /// Runs to the server's first ReadyForQuery.
+    ///
+    /// Cancelling it ends the connection: what was being written may have left in part.
+    async fn run(&mut self) -> Result<(), End> {
+        let limit = self.core.limits.handshake_bytes;
+        let (mut in_total, mut out_total) = (self.from_client.len(), 0);
+        self.pass_client().await?;
         loop {
             tokio::select! {
-                read = self.server.read_buf(&mut from_server) => {
+                read = self.server.read_buf(&mut self.from_server) => {
                     let read = read.map_err(|error| End::Socket { side: Side::Target, error })?;
                     out_total += read;
                     if read == 0 {
                         return Err(End::TargetClosed);
                     }
-                    if self.pass_server(&mut from_server, &mut accepted).await? {
-                        break;
+                    if self.pass_server().await? {
+                        return Ok(());
                     }
                 }
-                read = self.client.read_buf(&mut from_client) => {
+                read = self.client.read_buf(&mut self.from_client) => {
                     let read = read.map_err(|error| End::Socket { side: Side::Client, error })?;
                     in_total += read;
                     if read == 0 {
                         return Err(End::ClientClosed);
                     }
-                    self.pass_client(&mut from_client, accepted).await?;
+                    self.pass_client().await?;
                 }
             }
-            if in_total > MAX_HANDSHAKE || out_total > MAX_HANDSHAKE {
+            if in_total > limit || out_total > limit {
                 return Err(End::Limit("handshake_bytes"));
             }
         }
+    }
+
+    /// The session that begins.
+    fn serving(self) -> Serving {
         // Unguessable, so that no client can prepare a statement of this name.
         let nowhere = format!("bailiff refused {}", crate::random_hex());
-        let client = Leg::with_carry(self.client, from_client);
-        let upstream = Upstream::new(Leg::with_carry(self.server, from_server), nowhere);
-        Ok(Serving::new(client, upstream, self.core))
+        let client = Leg::with_carry(self.client, self.from_client);
+        let upstream = Upstream::new(Leg::with_carry(self.server, self.from_server), nowhere);
+        Serving::new(client, upstream, self.core)
     }
 
     /// Passes on the client's answers. Once authentication is accepted, what comes belongs to the session and waits.
-    async fn pass_client(&mut self, bytes: &mut Vec<u8>, accepted: bool) -> Result<(), End> {
+    async fn pass_client(&mut self) -> Result<(), End> {
         let mut taken = 0;
         while let Some(frame) = next_frame(
-            bytes.get(taken..).unwrap_or_default(),
+            self.from_client.get(taken..).unwrap_or_default(),
             &self.core.shared.frontend_limits,
         )
         .map_err(|error| End::Malformed {
@@ -378,7 +421,7 @@ impl Authenticating {
                 }
                 b'X' => return Err(End::ClientClosed),
                 // Some clients send their first query without waiting for ReadyForQuery.
-                _ if accepted => break,
+                _ if self.accepted => break,
                 tag => {
                     return Err(End::OutOfOrder {
                         side: Side::Client,
@@ -387,12 +430,12 @@ impl Authenticating {
                 }
             }
         }
-        bytes.drain(..taken);
+        self.from_client.drain(..taken);
         Ok(())
     }
 
     /// Passes on the server's questions. True at ReadyForQuery.
-    async fn pass_server(&mut self, bytes: &mut Vec<u8>, accepted: &mut bool) -> Result<bool, End> {
+    async fn pass_server(&mut self) -> Result<bool, End> {
         let malformed = |error| End::Malformed {
             side: Side::Target,
             error,
@@ -400,7 +443,7 @@ impl Authenticating {
         let mut taken = 0;
         let mut ready = false;
         while let Some(frame) = next_frame(
-            bytes.get(taken..).unwrap_or_default(),
+            self.from_server.get(taken..).unwrap_or_default(),
             &self.core.shared.backend_limits,
         )
         .map_err(malformed)?
@@ -408,15 +451,16 @@ impl Authenticating {
             taken += frame.raw.len();
             match frame.tag {
                 b'R' => {
-                    *accepted |= Authentication::decode(frame.body).map_err(malformed)? == Authentication::Ok
+                    self.accepted |=
+                        Authentication::decode(frame.body).map_err(malformed)? == Authentication::Ok
                 }
-                b'S' if *accepted => {
+                b'S' if self.accepted => {
                     let status = bailiff_wire::postgres::backend::ParameterStatus::decode(frame.body)
                         .map_err(malformed)?;
                     self.core.decider.parameter(status.name, status.value)?;
                 }
                 b'K' | b'N' | b'v' | b'E' => {}
-                b'Z' if *accepted => {
+                b'Z' if self.accepted => {
                     ready = true;
                     break;
                 }
@@ -428,7 +472,8 @@ impl Authenticating {
                 }
             }
         }
-        let passing = bytes.get(..taken).unwrap_or_default();
+        let passing = self.from_server.get(..taken).unwrap_or_default();
+        self.amid = !passing.is_empty();
         self.client
             .write_all(passing)
             .await
@@ -436,7 +481,8 @@ impl Authenticating {
                 side: Side::Client,
                 error,
             })?;
-        bytes.drain(..taken);
+        self.amid = false;
+        self.from_server.drain(..taken);
         Ok(ready)
     }
 }

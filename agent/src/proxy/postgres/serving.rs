@@ -49,6 +49,8 @@ enum Waiting {
     Classification,
     /// Settings may be changing, so that the next text can't be read before the server has answered.
     Answers,
+    /// As many answers are outstanding as there may be.
+    Outstanding,
     /// The recorder's queue is full and the target's policy says to wait.
     Recorder,
 }
@@ -58,6 +60,8 @@ pub(crate) struct Serving {
     client: Leg,
     upstream: Upstream,
     core: Core,
+    /// One side has so much unwritten that the other isn't read.
+    behind: bool,
 }
 
 impl Serving {
@@ -67,6 +71,7 @@ impl Serving {
             client,
             upstream,
             core,
+            behind: false,
         }
     }
 
@@ -122,6 +127,7 @@ impl Serving {
             if let Poll::Ready(result) = flushed {
                 result?;
             }
+            self.note_backlog();
             if self.client.backlog() < HIGH_WATER {
                 progress |= self.poll_target(cx)?;
             }
@@ -138,6 +144,14 @@ impl Serving {
                 return Ok(());
             }
         }
+    }
+
+    fn note_backlog(&mut self) {
+        let behind = self.client.backlog().max(self.upstream.backlog()) >= HIGH_WATER;
+        if behind && !self.behind {
+            self.core.reached("unwritten");
+        }
+        self.behind = behind;
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -232,6 +246,12 @@ impl Core {
         }
     }
 
+    /// Counts that a limit was reached at which the session waits.
+    fn reached(&self, limit: &'static str) {
+        self.shared.options.metrics.limit(limit);
+        tracing::debug!(limit, "a session waits");
+    }
+
     fn is_idle(&self) -> bool {
         self.transaction_idle && self.tracker.outstanding() == 0 && self.waiting == Waiting::Nothing
     }
@@ -240,6 +260,7 @@ impl Core {
         let over = match self.waiting {
             Waiting::Nothing => true,
             Waiting::Classification => self.decider.poll_classified(cx).is_ready(),
+            Waiting::Outstanding => self.tracker.outstanding() < self.limits.outstanding,
             Waiting::Answers => self.tracker.outstanding() == 0,
             Waiting::Recorder => self.evidence.poll_ready(cx).is_ready(),
         };

@@ -56,7 +56,9 @@ impl Core {
                 }
             };
             if self.tracker.outstanding() >= self.limits.outstanding {
-                break; // Read on when answers have come.
+                self.waiting = Waiting::Outstanding; // Read on when answers have come.
+                self.reached("outstanding");
+                break;
             }
             match self.client_message(&frame, upstream, began)? {
                 Taken::Yes => rest = rest.get(frame.raw.len()..).unwrap_or_default(),
@@ -191,6 +193,7 @@ impl Core {
     /// Finds what a text does, or says that it has to wait for it.
     fn decide(&mut self, text: &[u8], upstream: &mut Upstream) -> Result<(Meaning, Arc<Ruling>), Waiting> {
         if !self.evidence.has_room() {
+            self.reached("record_queue");
             return Err(Waiting::Recorder);
         }
         if self.decider.settings_may_change() {
@@ -306,6 +309,7 @@ impl Core {
     ) -> Result<Taken, End> {
         if !self.evidence.has_room() {
             self.waiting = Waiting::Recorder;
+            self.reached("record_queue");
             return Ok(Taken::Wait);
         }
         let Some(prepared) = self.portals.get(portal).map(Rc::clone) else {

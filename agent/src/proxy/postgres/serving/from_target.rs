@@ -202,6 +202,10 @@ impl Core {
             error,
         })?;
         self.transaction_idle = status.is_idle();
+        if status.is_idle() && self.portals.len() > 1 && self.tracker.outstanding() == 0 {
+            // They ended with their transaction. The unnamed one's place stays, since it is used again at once.
+            self.portals.retain(|name, _| name.is_empty());
+        }
         for run in self.tracker.take_ended() {
             self.evidence.finished(&run);
         }

@@ -1,0 +1,137 @@
+//! PostgreSQL servers.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result};
+
+use crate::check;
+
+/// A PostgreSQL server of the distribution's, with its files in a directory of its own. Dropping it ends it.
+#[derive(Debug)]
+pub struct Postgres {
+    directory: tempfile::TempDir,
+    binaries: PathBuf,
+    address: String,
+}
+
+impl Postgres {
+    /// Port of all servers.
+    pub const PORT: u16 = 5432;
+
+    /// Starts one on an address that no other test has at the same time.
+    pub fn start_anywhere() -> Result<Self> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        // 10.128.0.0/10 is as wide as process ids are; a process starts few servers.
+        let place = (std::process::id() + STARTED.fetch_add(1, Ordering::Relaxed) * 65_599) % (1 << 22);
+        let address = std::net::Ipv4Addr::from_bits((10 << 24 | 128 << 16) + place);
+        Self::start(&address.to_string())
+    }
+
+    /// Starts one on an address that is put on the loopback interface.
+    pub fn start(address: &str) -> Result<Self> {
+        let binaries = std::fs::read_dir("/usr/lib/postgresql")
+            .context("PostgreSQL is missing: apt-get install postgresql")?
+            .flatten()
+            .map(|entry| entry.path().join("bin"))
+            .max()
+            .context("PostgreSQL is missing: apt-get install postgresql")?;
+        let directory = tempfile::Builder::new().prefix("bailiff-pg-").tempdir()?;
+        let _ = Command::new("ip")
+            .args(["addr", "add", &format!("{address}/32"), "dev", "lo"])
+            .stderr(Stdio::null())
+            .status()?;
+        let this = Self {
+            directory,
+            binaries,
+            address: address.to_owned(),
+        };
+        let data = this.directory.path().join("data");
+        check(Command::new("chown").arg("postgres").arg(this.directory.path()))?;
+        check(this.as_postgres("initdb").arg("-D").arg(&data).args([
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "--no-sync",
+        ]))?;
+        std::fs::write(
+            data.join("pg_hba.conf"),
+            "local all all trust\nhost all all 0.0.0.0/0 trust\n",
+        )?;
+        let options = format!(
+            "-c listen_addresses={address} -c port={} -c unix_socket_directories={} -c fsync=off",
+            Self::PORT,
+            this.directory.path().display()
+        );
+        let log = this.directory.path().join("log");
+        check(
+            this.as_postgres("pg_ctl")
+                .arg("-D")
+                .arg(&data)
+                .args(["-w", "-o", &options, "-l"])
+                .arg(log)
+                .arg("start"),
+        )?;
+        Ok(this)
+    }
+
+    /// Has a role asked for its password from now on.
+    pub fn ask_for_passwords(&self, role: &str) -> Result<()> {
+        let path = self.directory.path().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("host all {role} all scram-sha-256\n{rules}"))?;
+        let loaded = || self.sql("select pg_conf_load_time()");
+        let before = loaded()?;
+        self.sql("select pg_reload_conf()")?;
+        while loaded()? == before {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn as_postgres(&self, program: &str) -> Command {
+        let mut command = Command::new("runuser");
+        command
+            .args(["-u", "postgres", "--"])
+            .arg(self.binaries.join(program))
+            .current_dir("/");
+        command
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Runs SQL over its Unix socket, past the agent, and returns what psql prints unaligned.
+    pub fn sql(&self, text: &str) -> Result<String> {
+        let output = check(Command::new("psql").arg("-h").arg(self.directory.path()).args([
+            "-U",
+            "postgres",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            text,
+        ]))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let data = self.directory.path().join("data");
+        let _ = self
+            .as_postgres("pg_ctl")
+            .arg("-D")
+            .arg(data)
+            .args(["-m", "immediate", "stop"])
+            .output();
+        let _ = Command::new("ip")
+            .args(["addr", "del", &format!("{}/32", self.address), "dev", "lo"])
+            .status();
+    }
+}
