@@ -1,6 +1,6 @@
 //! The kernel side's user space: programs, maps, namespaces, cgroups and sockets.
 //!
-//! The only home of `unsafe` in user space: it is in `sys`, under safe functions.
+//! The only home of `unsafe` in user space: it is in `sys` and `spawn`, under safe functions.
 
 pub mod cgroup;
 mod error;
@@ -9,6 +9,7 @@ pub mod netns;
 mod object;
 pub mod probe;
 mod redirect;
+pub mod spawn;
 mod sys;
 
 pub use error::KernelError;

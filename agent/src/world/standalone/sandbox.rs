@@ -2,13 +2,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use anyhow::{Context as _, Result, bail};
 use bailiff_kernel::cgroup;
 use bailiff_kernel::netns::NetnsFd;
 
+use super::signals::Signals;
 use super::stages;
+use super::workplace::Workplace;
 
 /// Subnets of four addresses in 10.211.0.0/16.
 const SUBNETS: u32 = 1 << 14;
@@ -31,7 +33,7 @@ impl Sandbox {
         std::fs::create_dir_all(&container)
             .with_context(|| format!("cannot make {}", container.display()))?;
         let netns = NetnsFd::create().context("cannot make a network namespace")?;
-        let host_link = format!("bl{tag}");
+        let host_link = link_name(tag);
         let first: u32 = u32::from_str_radix(tag, 16).unwrap_or(0);
         let mut last = None;
         for attempt in 0..64 {
@@ -103,18 +105,18 @@ impl Sandbox {
         Ok(self.netns.as_fd().try_clone_to_owned()?)
     }
 
-    /// Starts a command in it, as the invoking user and without any privilege. Standard input, output and error are as given.
-    pub fn spawn(&self, command: &[String], stdio: [Stdio; 3]) -> Result<Child> {
-        let [input, output, error] = stdio;
+    /// Starts a command in it, as the invoking user and without any privilege, with the caller's standard input, output and
+    /// error. It ends when the calling thread does.
+    pub fn spawn(&self, signals: &Signals, place: &Workplace, command: &[String]) -> Result<Child> {
+        let view = serde_json::to_string(&place.view())?;
         let child = self.netns.run_in(|| {
-            Command::new("/proc/self/exe")
-                .arg(stages::FIRST)
-                .arg(&self.container)
-                .args(command)
-                .stdin(input)
-                .stdout(output)
-                .stderr(error)
-                .spawn()
+            signals.spawn(
+                Command::new("/proc/self/exe")
+                    .arg(stages::FIRST)
+                    .arg(&self.container)
+                    .arg(view)
+                    .args(command),
+            )
         })?;
         child.context("cannot start the sandbox's first process")
     }
@@ -127,6 +129,15 @@ impl Drop for Sandbox {
         }
         let _ = ip(&["link", "del", &self.host_link]);
     }
+}
+
+/// Removes the link of an instance's sandbox, if there is one.
+pub(super) fn remove_link(tag: &str) {
+    let _ = ip(&["link", "del", &link_name(tag)]);
+}
+
+fn link_name(tag: &str) -> String {
+    format!("bl{tag}")
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

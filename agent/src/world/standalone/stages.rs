@@ -1,26 +1,39 @@
 //! The sandbox's own processes, between `bailiff run` and the command.
 //!
 //! The first joins the cgroup and leaves the host's namespaces; the second, which is process 1 of the new PID namespace,
-//! covers what leads out, gives up every privilege, and runs the command. Two, since a PID namespace begins with a child.
+//! takes the command's view of the files, gives up every privilege, and runs the command. Two, since a PID namespace begins
+//! with a child. Each dies with the one before, so that nothing outlives `bailiff run`.
 
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
-use bailiff_kernel::cgroup;
+use anyhow::{Context as _, Result, bail};
+use bailiff_kernel::{cgroup, spawn};
 use caps::CapSet;
-use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{setgid, setgroups, setuid};
+
+use super::filter;
+use super::invoker::Invoker;
+use super::signals::{Signals, code};
+use super::view::{self, View};
 
 /// The first stage's name on the command line.
 pub const FIRST: &str = "__sandbox-first";
 /// The second stage's.
 pub const SECOND: &str = "__sandbox-second";
 
-/// Joins the cgroup and leaves the host's namespaces.
-pub fn first(container: &Path, command: &[String]) -> Result<ExitCode> {
+/// What shells say of a command that isn't there, and of one that can't be executed.
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+
+/// Joins the cgroup and leaves the host's namespaces. `words` are the view and the command.
+pub fn first(container: &Path, words: &[String]) -> Result<ExitCode> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let signals = Signals::take()?;
     cgroup::join(container, 0).context("cannot join the sandbox's cgroup")?;
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -29,98 +42,72 @@ pub fn first(container: &Path, command: &[String]) -> Result<ExitCode> {
             | CloneFlags::CLONE_NEWIPC,
     )
     .context("cannot leave the host's namespaces")?;
-    let status = Command::new("/proc/self/exe")
-        .arg(SECOND)
-        .args(command)
-        .status()?;
-    Ok(code(status))
-}
-
-/// Covers what leads out, gives up every privilege, and runs the command.
-pub fn second(command: &[String]) -> Result<ExitCode> {
-    cover().context("cannot set up the sandbox's view of the files")?;
-    give_up().context("cannot give up privileges")?;
-    let Some((program, arguments)) = command.split_first() else {
-        anyhow::bail!("no command")
-    };
-    let status = Command::new(program)
-        .args(arguments)
-        .status()
-        .with_context(|| format!("cannot run {program}"))?;
-    Ok(code(status))
-}
-
-fn code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    ExitCode::from(u8::try_from(code).unwrap_or(255))
-}
-
-/// Directories that hold sockets of services, or ways to steer the kernel side.
-const COVERED: [&str; 7] = [
-    "/run",
-    "/tmp",
-    "/sys/fs/cgroup",
-    "/sys/fs/bpf",
-    "/sys/kernel/tracing",
-    "/sys/kernel/debug",
-    "/dev/shm",
-];
-
-fn cover() -> Result<()> {
-    let none = None::<&str>;
-    let here = std::env::current_dir()?;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    // A /proc of this PID namespace: through another's, /proc/PID/root leads out.
-    mount(
-        Some("proc"),
-        "/proc",
-        Some("proc"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        none,
+    let mut second = signals.spawn(
+        Command::new("/proc/self/exe")
+            .arg0("bailiff")
+            .arg(SECOND)
+            .args(words),
     )?;
-    let kept = std::fs::File::open(&here)?;
-    for place in COVERED {
-        if Path::new(place).exists() {
-            let mode = if matches!(place, "/tmp" | "/dev/shm") {
-                "mode=1777"
-            } else {
-                "mode=0755"
-            };
-            mount(
-                Some("tmpfs"),
-                place,
-                Some("tmpfs"),
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-                Some(mode),
-            )
-            .with_context(|| format!("cannot cover {place}"))?;
+    Ok(code(signals.wait(&mut second)?))
+}
+
+/// Takes the command's view, gives up every privilege, and runs the command.
+pub fn second(words: &[String]) -> Result<ExitCode> {
+    let Some((view, [program, arguments @ ..])) = words.split_first() else {
+        bail!("no command")
+    };
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let view: View = serde_json::from_str(view)?;
+    no_directories()?;
+    let signals = Signals::take()?;
+    let invoker = Invoker::find();
+    view::enter(&view).context("cannot set up the sandbox's view of the files")?;
+    give_up(&invoker).context("cannot give up privileges")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    invoker.environment(&mut command);
+    let mut child = match signals.spawn(&mut command) {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("bailiff: cannot run {program}: {error}");
+            return Ok(ExitCode::from(match error.kind() {
+                std::io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
+            }));
+        }
+    };
+    Ok(code(signals.wait_as_init(&mut child)?))
+}
+
+/// An open directory of the host's would be a door to all of its files.
+fn no_directories() -> Result<()> {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for about in [fstat(&input), fstat(&output), fstat(&error)]
+        .into_iter()
+        .flatten()
+    {
+        if SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
+            bail!("standard input, output or error is a directory, which would lead out of the sandbox");
         }
     }
-    if COVERED.iter().any(|place| here.starts_with(place)) {
-        // The directory that the command starts in stays.
-        std::fs::create_dir_all(&here)?;
-        let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&kept));
-        mount(Some(from.as_str()), &here, none, MsFlags::MS_BIND, none)?;
-    }
-    std::env::set_current_dir(&here)?;
     Ok(())
 }
 
-fn give_up() -> Result<()> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+fn give_up(invoker: &Invoker) -> Result<()> {
+    // Whatever else was open where `bailiff run` was called stays outside.
+    spawn::close_on_exec_from(3).context("cannot close descriptors; this needs Linux 5.11")?;
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Bounding)?;
     caps::clear(None, CapSet::Inheritable)?;
-    if let (true, Some(uid), Some(gid)) = (Uid::effective().is_root(), number("SUDO_UID"), number("SUDO_GID"))
-    {
-        setgroups(&[Gid::from_raw(gid)])?;
-        setgid(Gid::from_raw(gid))?;
-        setuid(Uid::from_raw(uid))?;
+    if let Invoker::Other { uid, gid, groups, .. } = invoker {
+        setgroups(groups)?;
+        setgid(*gid)?;
+        setuid(*uid)?;
     }
     nix::sys::prctl::set_no_new_privs()?;
     caps::clear(None, CapSet::Effective)?;
     caps::clear(None, CapSet::Permitted)?;
-    Ok(())
+    // A change of user has cleared it.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    filter::apply().context("cannot filter system calls")
 }
