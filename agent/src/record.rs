@@ -6,13 +6,14 @@
 mod ocsf;
 mod store;
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use bailiff_model::{Chain, Effect, EffectSet, OriginalDst, Reason, RecordingLevel, SessionId, TargetName};
+use bailiff_model::{Chain, Decision, OriginalDst, RecordingLevel, SessionId, TargetName};
 
 use crate::metrics::Metrics;
 
@@ -20,7 +21,7 @@ pub(crate) use store::files;
 pub use store::{Store, StoreOptions};
 
 /// A worker's batch is handed over when it holds this much, or at the next tick.
-const BATCH_BYTES: usize = 64 * 1024;
+const BATCH_BYTES: usize = 128 * 1024;
 
 /// How long a write that failed waits before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,21 +51,15 @@ pub struct SessionStart {
 #[derive(Debug, Clone)]
 pub struct OperationEnd {
     /// Which session.
-    pub session: SessionId,
+    pub session: Arc<SessionStart>,
     /// Its number in the session, from 1.
     pub number: u64,
     /// When it was decided.
     pub at: SystemTime,
-    /// The statement, where it is recorded.
-    pub text: Option<String>,
-    /// What it does.
-    pub effects: EffectSet,
-    /// What was decided.
-    pub verdict: Effect,
-    /// Why.
-    pub reason: Reason,
-    /// What policies in Observe mode would have decided.
-    pub observed: Option<(Effect, Reason)>,
+    /// The statement as it came; whether and how it is recorded is decided when the line is made. `None`: there is none.
+    pub text: Option<Arc<[u8]>>,
+    /// What was decided, and why.
+    pub decision: Arc<Decision>,
     /// Rows as the server counted them.
     pub rows: u64,
     /// Values masked.
@@ -78,14 +73,14 @@ pub struct OperationEnd {
     /// How long all of it took.
     pub took: Duration,
     /// The error that ended it.
-    pub sqlstate: Option<String>,
+    pub sqlstate: Option<[u8; 5]>,
 }
 
 /// A session's end.
 #[derive(Debug, Clone)]
 pub struct SessionEnd {
     /// Which session.
-    pub session: SessionId,
+    pub session: Arc<SessionStart>,
     /// When.
     pub at: SystemTime,
     /// Why: a word of the program.
@@ -102,9 +97,9 @@ pub struct SessionEnd {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A session began.
-    Start(Box<SessionStart>),
-    /// An operation is over.
-    Operation(Box<OperationEnd>),
+    Start(Arc<SessionStart>),
+    /// An operation is over. Not boxed: nearly all events are this one, and a batch of them is one allocation.
+    Operation(OperationEnd),
     /// A session ended.
     End(SessionEnd),
 }
@@ -114,7 +109,7 @@ impl Event {
     fn size(&self) -> usize {
         match self {
             Self::Start(_) => 1024,
-            Self::Operation(operation) => 256 + operation.text.as_ref().map_or(0, String::len),
+            Self::Operation(operation) => 256 + operation.text.as_ref().map_or(0, |text| text.len()),
             Self::End(_) => 128,
         }
     }
@@ -133,6 +128,7 @@ pub struct Recorder {
     capacity: usize,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
+    spare: Arc<Spare>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -142,11 +138,13 @@ impl Recorder {
         let (inbox, batches) = channel();
         let queued = Arc::<AtomicUsize>::default();
         let stopping = Arc::<AtomicBool>::default();
+        let spare = Arc::<Spare>::default();
         let mut writer = Writer {
             store,
             queued: Arc::clone(&queued),
             metrics: Arc::clone(&metrics),
             stopping: Arc::clone(&stopping),
+            spare: Arc::clone(&spare),
         };
         let thread = std::thread::Builder::new()
             .name("recorder".to_owned())
@@ -157,6 +155,7 @@ impl Recorder {
             capacity,
             metrics,
             stopping,
+            spare,
             thread: Some(thread),
         })
     }
@@ -169,6 +168,7 @@ impl Recorder {
             queued: Arc::clone(&self.queued),
             capacity: self.capacity,
             metrics: Arc::clone(&self.metrics),
+            spare: Arc::clone(&self.spare),
             batch: Vec::new(),
             bytes: 0,
         }
@@ -191,15 +191,41 @@ struct Writer {
     queued: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
+    spare: Arc<Spare>,
+}
+
+/// Empty batches to be used again: a fresh one costs the page faults of all its memory.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<Event>>>);
+
+impl Spare {
+    /// More than that aren't kept.
+    const MOST: usize = 16;
+
+    fn take(&self) -> Vec<Event> {
+        self.0
+            .lock()
+            .ok()
+            .and_then(|mut spare| spare.pop())
+            .unwrap_or_default()
+    }
+
+    fn give(&self, batch: Vec<Event>) {
+        if let Ok(mut spare) = self.0.lock()
+            && spare.len() < Self::MOST
+        {
+            spare.push(batch);
+        }
+    }
 }
 
 impl Writer {
     fn run(&mut self, batches: &Receiver<Message>) {
-        let mut lines = Vec::new();
-        while let Ok(Message::Batch(events, bytes)) = batches.recv() {
+        let (mut format, mut lines) = (ocsf::Lines::default(), Vec::new());
+        while let Ok(Message::Batch(mut events, bytes)) = batches.recv() {
             lines.clear();
             for event in &events {
-                ocsf::write(event, &mut lines);
+                format.write(event, &mut lines);
             }
             self.gauge();
             // What can't be written stays in the queue, so that it fills, and the targets' policies say what happens.
@@ -216,6 +242,8 @@ impl Writer {
             }
             self.queued.fetch_sub(bytes, Ordering::Relaxed);
             self.gauge();
+            events.clear();
+            self.spare.give(events);
         }
     }
 
@@ -232,6 +260,7 @@ pub struct WorkerRecorder {
     queued: Arc<AtomicUsize>,
     capacity: usize,
     metrics: Arc<Metrics>,
+    spare: Arc<Spare>,
     batch: Vec<Event>,
     bytes: usize,
 }
@@ -263,36 +292,44 @@ impl WorkerRecorder {
     pub fn flush(&mut self) {
         if !self.batch.is_empty() {
             let bytes = std::mem::take(&mut self.bytes);
-            let _ = self
-                .inbox
-                .send(Message::Batch(std::mem::take(&mut self.batch), bytes));
+            let _ = self.inbox.send(Message::Batch(
+                std::mem::replace(&mut self.batch, self.spare.take()),
+                bytes,
+            ));
         }
     }
 }
 
-/// A statement's text as it may be recorded: without the literals of one that sets a password.
-#[must_use]
-pub fn recordable(text: &[u8], level: RecordingLevel) -> Option<String> {
+/// A statement's text as it may be recorded: without the literals of one that sets a password. `None` where texts aren't recorded.
+fn recordable(text: &[u8], level: RecordingLevel) -> Option<Cow<'_, str>> {
     if level < RecordingLevel::Statement {
         return None;
     }
     let text = String::from_utf8_lossy(text);
-    if !text.to_ascii_lowercase().contains("password") {
-        return Some(text.into_owned());
+    if !names_a_password(text.as_bytes()) {
+        return Some(text);
     }
     // All literals: which of them is the password takes a grammar, and hiding too much is safe here. Where a quote may not be
     // what it looks like, nothing after the first one is kept.
     let plain = !["\\", "\"", "$", "--", "/*"].iter().any(|odd| text.contains(odd));
     if plain {
         let parts = text.split('\'').enumerate();
-        return Some(
-            parts
-                .map(|(place, part)| if place % 2 == 1 { "'[secret]'" } else { part })
-                .collect(),
-        );
+        let kept: String = parts
+            .map(|(place, part)| if place % 2 == 1 { "'[secret]'" } else { part })
+            .collect();
+        return Some(kept.into());
     }
     let before = text.split(['\'', '$']).next().unwrap_or_default();
-    Some(format!("{before}[the rest is kept out: it is about a password]"))
+    Some(format!("{before}[the rest is kept out: it is about a password]").into())
+}
+
+/// Whether the word stands in a text, in whatever case.
+fn names_a_password(text: &[u8]) -> bool {
+    const WORD: &[u8] = b"password";
+    memchr::memchr2_iter(b'p', b'P', text).any(|at| {
+        text.get(at..at + WORD.len())
+            .is_some_and(|word| word.eq_ignore_ascii_case(WORD))
+    })
 }
 
 #[cfg(test)]

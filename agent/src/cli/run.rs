@@ -43,9 +43,9 @@ pub(crate) struct Args {
     /// How much disk the record may take, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     record_mib: u64,
-    /// Threads that carry connections
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    workers: usize,
+    /// Threads that carry connections; by default half as many as there are processors
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     /// Set a limit of the data path; may be given several times. The limits are listed below
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<LimitSetting>,
@@ -93,7 +93,7 @@ fn enforced(args: &Args) -> Result<ExitCode> {
         record: args.record_dir.clone(),
         record_bytes: args.record_mib << 20,
         admin: args.admin,
-        workers: args.workers,
+        workers: args.workers.unwrap_or_else(default_workers),
         limits,
     })?;
     let outcome = (|| {
@@ -111,4 +111,10 @@ fn enforced(args: &Args) -> Result<ExitCode> {
     })();
     agent.shutdown(GRACE)?;
     outcome
+}
+
+/// Half of the processors: the programs whose connections are carried need the others, and a worker that serves many connections
+/// finds several of them ready at each wake-up, which costs less than more workers that are each woken for one.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1))
 }

@@ -1,12 +1,12 @@
 //! The threads that carry connections. Each has a runtime of its own; a connection stays with the thread that got it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
@@ -100,11 +100,43 @@ pub(crate) enum DrainPhase {
 pub(crate) struct Drain(watch::Receiver<DrainPhase>);
 
 impl Drain {
+    /// Whether draining began since this view was taken. One atomic load.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.0.has_changed().unwrap_or(true)
+    }
+
     /// Waits until draining begins.
     pub(crate) async fn wait(mut self) -> DrainPhase {
         match self.0.wait_for(|phase| *phase != DrainPhase::Serving).await {
             Ok(phase) => *phase,
             Err(_) => DrainPhase::WhenIdle, // The agent is gone: there's nothing left to serve for.
+        }
+    }
+}
+
+/// What the wall clock said at an instant, so that times of day cost no system call of their own. Renewed at every tick.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    instant: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// The time of day at an instant near now.
+    pub(crate) fn at(self, instant: Instant) -> SystemTime {
+        match instant.checked_duration_since(self.instant) {
+            Some(after) => self.wall + after,
+            None => self
+                .wall
+                .checked_sub(self.instant.duration_since(instant))
+                .unwrap_or(self.wall),
         }
     }
 }
@@ -115,6 +147,7 @@ pub(crate) struct WorkerShared {
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     pub(crate) classifications: RefCell<ClassificationCache>,
     pub(crate) recorder: RefCell<WorkerRecorder>,
+    pub(crate) clock: Cell<Clock>,
     pub(crate) frontend_limits: WireLimits,
     pub(crate) backend_limits: WireLimits,
     pub(crate) drain: Drain,
@@ -261,6 +294,7 @@ impl Seat {
             read_buffer: RefCell::new(vec![0; READ_SIZE].into_boxed_slice()),
             classifications: RefCell::default(),
             recorder: RefCell::new(self.recorder),
+            clock: Cell::new(Clock::now()),
             drain: self.drain,
         });
         let mut tick = tokio::time::interval(TICK);
@@ -279,6 +313,7 @@ impl Seat {
                 _ = tick.tick() => {
                     let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     self.alive.store(millis, Ordering::Relaxed);
+                    shared.clock.set(Clock::now());
                     shared.recorder.borrow_mut().flush();
                     if self.stop.load(Ordering::Acquire) {
                         break;

@@ -1,11 +1,13 @@
 //! Events as OCSF 1.3 Datastore Activity: class 6005 of category 6, Application Activity.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bailiff_model::{Effect, HopKind, SqlEffect};
-use serde_json::{Value, json};
+use bailiff_model::{Decision, Effect, EffectSet, HopKind, Reason, SqlEffect};
+use foldhash::HashMap;
+use serde::Serialize;
 
-use super::{Event, OperationEnd, SessionEnd, SessionStart};
+use super::{Event, OperationEnd, SessionEnd, SessionStart, recordable};
 
 const CLASS: u64 = 6005;
 /// Activities of the class.
@@ -18,80 +20,190 @@ const CREATE: u64 = 6;
 const DELETE: u64 = 7;
 const OTHER: u64 = 99;
 
-/// Writes one event as a line.
-pub(super) fn write(event: &Event, out: &mut Vec<u8>) {
-    let value = match event {
-        Event::Start(start) => started(start),
-        Event::Operation(operation) => operated(operation),
-        Event::End(end) => ended(end),
-    };
-    // A Value can always be written into memory.
-    let _ = serde_json::to_writer(&mut *out, &value);
-    out.push(b'\n');
+/// Makes the lines. What all operations of a session, and all of one decision, say alike is rendered once and kept: at tens of
+/// thousands of operations a second, rendering it anew each time costs as much as carrying the statements.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    sessions: Kept<SessionStart>,
+    decisions: Kept<Decision>,
 }
 
-fn millis(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+/// Texts by what they were rendered from. An entry holds its source, so that its address stands for no other.
+#[derive(Debug)]
+struct Kept<T>(HashMap<usize, (Arc<T>, Box<[u8]>)>);
 
-fn head(activity: u64, at: SystemTime, session: &str, succeeded: bool) -> Value {
-    json!({
-        "class_uid": CLASS,
-        "category_uid": 6,
-        "activity_id": activity,
-        "type_uid": CLASS * 100 + activity,
-        "time": millis(at),
-        "severity_id": if succeeded { 1 } else { 3 },
-        "status_id": if succeeded { 1 } else { 2 },
-        "metadata": {
-            "version": "1.3.0",
-            "product": { "name": "Bailiff", "vendor_name": "Bailiff", "version": env!("CARGO_PKG_VERSION") },
-            "correlation_uid": session,
-        },
-    })
-}
+/// How many texts are kept of each kind.
+const KEPT: usize = 1024;
 
-fn with(mut value: Value, more: Value) -> Value {
-    if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
-        value.extend(more);
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(HashMap::default())
     }
-    value
 }
 
-fn started(start: &SessionStart) -> Value {
-    with(
-        head(CONNECT, start.at, start.session.as_str(), true),
-        json!({
-            "type": "Database",
-            "type_id": 1,
-            "actor": { "user": { "name": start.user }, "app_name": start.application },
-            "database": { "name": start.database, "type": "Relational", "type_id": 1 },
-            "src_endpoint": source(start),
-            "dst_endpoint": {
-                "name": start.target.as_str(),
-                "ip": start.destination.get().ip().to_string(),
-                "port": start.destination.get().port(),
-            },
-            "unmapped": { "event": "session_start", "chain": start.chain.as_ref() },
-        }),
+impl<T> Kept<T> {
+    fn text(&mut self, source: &Arc<T>, render: impl FnOnce(&T) -> Box<[u8]>) -> &[u8] {
+        let place = Arc::as_ptr(source).addr();
+        if self.0.len() >= KEPT && !self.0.contains_key(&place) {
+            self.0.clear();
+        }
+        let (_, text) = self
+            .0
+            .entry(place)
+            .or_insert_with(|| (Arc::clone(source), render(source)));
+        text
+    }
+
+    fn forget(&mut self, source: &Arc<T>) {
+        self.0.remove(&Arc::as_ptr(source).addr());
+    }
+}
+
+impl Lines {
+    /// Writes one event as a line.
+    pub(super) fn write(&mut self, event: &Event, out: &mut Vec<u8>) {
+        match event {
+            Event::Start(start) => line(started(start), out),
+            Event::Operation(operation) => self.operated(operation, out),
+            Event::End(end) => {
+                self.sessions.forget(&end.session);
+                line(ended(end), out);
+            }
+        }
+    }
+
+    fn operated(&mut self, operation: &OperationEnd, out: &mut Vec<u8>) {
+        let decision = &operation.decision;
+        let activity = activity(decision.effects);
+        let succeeded = decision.verdict == Effect::Allow && operation.sqlstate.is_none();
+        out.extend_from_slice(b"{\"class_uid\":6005,\"category_uid\":6");
+        number(out, "activity_id", activity);
+        number(out, "type_uid", CLASS * 100 + activity);
+        number(out, "time", millis(operation.at));
+        number(out, "severity_id", if succeeded { 1 } else { 3 });
+        number(out, "status_id", if succeeded { 1 } else { 2 });
+        if let Some(code) = &operation.sqlstate {
+            out.extend_from_slice(b",\"status_code\":");
+            text(out, &String::from_utf8_lossy(code));
+        }
+        out.push(b',');
+        out.extend_from_slice(self.sessions.text(&operation.session, common));
+        number(out, "sequence", operation.number);
+        out.push(b'}');
+        let statement = operation
+            .text
+            .as_ref()
+            .and_then(|text| recordable(text, decision.recording));
+        if let Some(statement) = statement {
+            out.extend_from_slice(b",\"query_info\":{\"query_string\":");
+            text(out, &statement);
+            number(out, "bytes", operation.bytes_out);
+            out.push(b'}');
+        }
+        out.extend_from_slice(b",\"unmapped\":{\"event\":\"operation\",");
+        out.extend_from_slice(self.decisions.text(decision, decided));
+        number(out, "number", operation.number);
+        number(out, "rows", operation.rows);
+        number(out, "masked_values", operation.masked);
+        number(out, "bytes_in", operation.bytes_in);
+        number(out, "bytes_out", operation.bytes_out);
+        number(out, "decided_us", micros(operation.decided));
+        number(out, "took_us", micros(operation.took));
+        out.extend_from_slice(b"}}\n");
+    }
+}
+
+fn number(out: &mut Vec<u8>, key: &str, value: u64) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn text(out: &mut Vec<u8>, value: &str) {
+    // Writing a text into memory can't fail.
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+/// The inside of an object.
+fn inside(value: &impl Serialize) -> Box<[u8]> {
+    let all = serde_json::to_vec(value).unwrap_or_default();
+    Box::from(
+        all.strip_prefix(b"{")
+            .and_then(|all| all.strip_suffix(b"}"))
+            .unwrap_or_default(),
     )
 }
 
-/// The pod that connected. Its addresses say nothing of who it is, and aren't recorded.
-fn source(start: &SessionStart) -> Value {
-    match start.chain.hops().last().map(|caller| &caller.kind) {
-        Some(HopKind::Pod { pod, .. }) => json!({
-            "name": format!("{}/{}", pod.namespace, pod.name),
-            "uid": pod.uid.as_str(),
-        }),
-        _ => json!({ "name": "unknown" }),
+/// What stands in each operation of a session: who and where from and where to, so that each line can be read alone. It ends
+/// inside `metadata`, where the operation's own number follows.
+fn common(start: &SessionStart) -> Box<[u8]> {
+    #[derive(Serialize)]
+    struct Common<'a> {
+        actor: Actor<'a>,
+        src_endpoint: Source<'a>,
+        database: Named<'a>,
+        dst_endpoint: Named<'a>,
+        metadata: Short<'a>,
     }
+    #[derive(Serialize)]
+    struct Named<'a> {
+        name: &'a str,
+    }
+    #[derive(Serialize)]
+    struct Short<'a> {
+        version: &'static str,
+        product: ShortProduct,
+        correlation_uid: &'a str,
+    }
+    #[derive(Serialize)]
+    struct ShortProduct {
+        name: &'static str,
+        vendor_name: &'static str,
+    }
+    let whole = inside(&Common {
+        actor: actor(start),
+        src_endpoint: source(start),
+        database: Named {
+            name: &start.database,
+        },
+        dst_endpoint: Named {
+            name: start.target.as_str(),
+        },
+        metadata: Short {
+            version: VERSION,
+            product: ShortProduct {
+                name: PRODUCT,
+                vendor_name: PRODUCT,
+            },
+            correlation_uid: start.session.as_str(),
+        },
+    });
+    Box::from(whole.strip_suffix(b"}").unwrap_or_default())
 }
 
-/// Operations and ends are lean: who, where from and where to stand in the session's first event, by `correlation_uid`.
-fn operated(operation: &OperationEnd) -> Value {
-    let activity = [
+fn decided(decision: &Decision) -> Box<[u8]> {
+    let (policy, rule) = names(&decision.reason);
+    inside(&Decided {
+        effects: Effects(decision.effects),
+        verdict: decision.verdict.as_str(),
+        policy,
+        rule,
+        hop: decision.reason.hop,
+        message: Some(&*decision.reason.message).filter(|message| !message.is_empty()),
+        would_be: decision.observed.as_ref().map(|(effect, reason)| {
+            let (policy, rule) = names(reason);
+            WouldBe {
+                verdict: effect.as_str(),
+                policy,
+                rule,
+            }
+        }),
+    })
+}
+
+fn activity(effects: EffectSet) -> u64 {
+    [
         (SqlEffect::Drop, DELETE),
         (SqlEffect::Truncate, DELETE),
         (SqlEffect::Delete, DELETE),
@@ -103,52 +215,224 @@ fn operated(operation: &OperationEnd) -> Value {
         (SqlEffect::Execute, QUERY),
     ]
     .iter()
-    .find(|(effect, _)| operation.effects.contains(*effect))
-    .map_or(OTHER, |(_, activity)| *activity);
-    let effects: Vec<&str> = operation.effects.iter().map(SqlEffect::as_str).collect();
-    let succeeded = operation.verdict == Effect::Allow && operation.sqlstate.is_none();
-    with(
-        head(activity, operation.at, operation.session.as_str(), succeeded),
-        json!({
-            "duration": u64::try_from(operation.took.as_millis()).unwrap_or(u64::MAX),
-            "query_info": {
-                "uid": operation.number.to_string(),
-                "query_string": operation.text,
-                "bytes": operation.bytes_out,
-            },
-            "status_code": operation.sqlstate,
-            "unmapped": {
-                "event": "operation",
-                "effects": effects,
-                "verdict": operation.verdict.as_str(),
-                "policy": operation.reason.policy,
-                "rule": operation.reason.rule,
-                "hop": operation.reason.hop,
-                "message": operation.reason.message,
-                "would_be": operation.observed.as_ref().map(|(effect, reason)| {
-                    json!({ "verdict": effect.as_str(), "policy": reason.policy, "rule": reason.rule })
-                }),
-                "rows": operation.rows,
-                "masked_values": operation.masked,
-                "bytes_in": operation.bytes_in,
-                "decided_us": u64::try_from(operation.decided.as_micros()).unwrap_or(u64::MAX),
-                "took_us": u64::try_from(operation.took.as_micros()).unwrap_or(u64::MAX),
-            },
-        }),
-    )
+    .find(|(effect, _)| effects.contains(*effect))
+    .map_or(OTHER, |(_, activity)| *activity)
 }
 
-fn ended(end: &SessionEnd) -> Value {
-    with(
-        head(OTHER, end.at, end.session.as_str(), true),
-        json!({
-            "unmapped": {
-                "event": "session_end",
-                "why": end.why,
-                "operations": end.operations,
-                "denied": end.denied,
-                "unrecorded": end.unrecorded,
+const VERSION: &str = "1.3.0";
+const PRODUCT: &str = "Bailiff";
+
+/// An event. The schema's own attributes first, and what it has no place for under `unmapped`.
+#[derive(Serialize)]
+struct Line<'a, U> {
+    class_uid: u64,
+    category_uid: u64,
+    activity_id: u64,
+    type_uid: u64,
+    time: u64,
+    severity_id: u64,
+    status_id: u64,
+    metadata: Metadata<'a>,
+    type_id: u64,
+    r#type: &'static str,
+    actor: Actor<'a>,
+    src_endpoint: Source<'a>,
+    dst_endpoint: Destination<'a>,
+    database: Database<'a>,
+    unmapped: U,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    version: &'static str,
+    product: Product,
+    correlation_uid: &'a str,
+    sequence: u64,
+}
+
+#[derive(Serialize)]
+struct Product {
+    name: &'static str,
+    vendor_name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct Actor<'a> {
+    user: User<'a>,
+    app_name: &'a str,
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    name: &'a str,
+}
+
+/// The pod that connected. Its addresses say nothing of who it is, and aren't recorded.
+#[derive(Serialize)]
+struct Source<'a> {
+    name: std::borrow::Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Destination<'a> {
+    name: &'a str,
+    ip: std::net::IpAddr,
+    port: u16,
+}
+
+#[derive(Serialize)]
+struct Database<'a> {
+    name: &'a str,
+    r#type: &'static str,
+    type_id: u64,
+}
+
+#[derive(Serialize)]
+struct StartMore<'a> {
+    event: &'static str,
+    chain: &'a bailiff_model::Chain,
+}
+
+#[derive(Serialize)]
+struct Decided<'a> {
+    effects: Effects,
+    verdict: &'static str,
+    policy: Option<&'a str>,
+    rule: Option<&'a str>,
+    hop: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_be: Option<WouldBe<'a>>,
+}
+
+#[derive(Serialize)]
+struct WouldBe<'a> {
+    verdict: &'static str,
+    policy: Option<&'a str>,
+    rule: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct EndMore {
+    event: &'static str,
+    why: &'static str,
+    operations: u64,
+    denied: u64,
+    unrecorded: u64,
+}
+
+/// Effects as a list of their names.
+struct Effects(EffectSet);
+
+impl Serialize for Effects {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(SqlEffect::as_str))
+    }
+}
+
+fn line<U: Serialize>(line: Line<'_, U>, out: &mut Vec<u8>) {
+    // Writing into memory can't fail, and none of the types has keys that aren't texts.
+    let _ = serde_json::to_writer(&mut *out, &line);
+    out.push(b'\n');
+}
+
+fn millis(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn micros(took: std::time::Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What all events of a session say alike.
+fn head<U>(
+    start: &SessionStart,
+    activity: u64,
+    at: SystemTime,
+    sequence: u64,
+    succeeded: bool,
+    unmapped: U,
+) -> Line<'_, U> {
+    Line {
+        class_uid: CLASS,
+        category_uid: 6,
+        activity_id: activity,
+        type_uid: CLASS * 100 + activity,
+        time: millis(at),
+        severity_id: if succeeded { 1 } else { 3 },
+        status_id: if succeeded { 1 } else { 2 },
+        metadata: Metadata {
+            version: VERSION,
+            product: Product {
+                name: PRODUCT,
+                vendor_name: PRODUCT,
+                version: env!("CARGO_PKG_VERSION"),
             },
-        }),
-    )
+            correlation_uid: start.session.as_str(),
+            sequence,
+        },
+        type_id: 1,
+        r#type: "Database",
+        actor: actor(start),
+        src_endpoint: source(start),
+        dst_endpoint: Destination {
+            name: start.target.as_str(),
+            ip: start.destination.get().ip(),
+            port: start.destination.get().port(),
+        },
+        database: Database {
+            name: &start.database,
+            r#type: "Relational",
+            type_id: 1,
+        },
+        unmapped,
+    }
+}
+
+fn actor(start: &SessionStart) -> Actor<'_> {
+    Actor {
+        user: User { name: &start.user },
+        app_name: &start.application,
+    }
+}
+
+fn source(start: &SessionStart) -> Source<'_> {
+    match start.chain.hops().last().map(|caller| &caller.kind) {
+        Some(HopKind::Pod { pod, .. }) => Source {
+            name: format!("{}/{}", pod.namespace, pod.name).into(),
+            uid: Some(pod.uid.as_str()),
+        },
+        _ => Source {
+            name: "unknown".into(),
+            uid: None,
+        },
+    }
+}
+
+fn started(start: &SessionStart) -> Line<'_, StartMore<'_>> {
+    let more = StartMore {
+        event: "session_start",
+        chain: &start.chain,
+    };
+    head(start, CONNECT, start.at, 0, true, more)
+}
+
+fn names(reason: &Reason) -> (Option<&str>, Option<&str>) {
+    (reason.policy.as_deref(), reason.rule.as_deref())
+}
+
+fn ended(end: &SessionEnd) -> Line<'_, EndMore> {
+    let more = EndMore {
+        event: "session_end",
+        why: end.why,
+        operations: end.operations,
+        denied: end.denied,
+        unrecorded: end.unrecorded,
+    };
+    head(&end.session, OTHER, end.at, end.operations + 1, true, more)
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bailiff_model::{Evidence, Hop, HopKind, PodInfo, PodUid, SqlEffect};
+use bailiff_model::{Effect, EffectSet, Evidence, Hop, HopKind, PodInfo, PodUid, Reason, SqlEffect};
 use serde_json::Value;
 
 use super::*;
@@ -50,7 +50,7 @@ fn session() -> SessionId {
     SessionId::new("0123456789abcdef")
 }
 
-fn start() -> Event {
+fn start() -> Arc<SessionStart> {
     let pod = PodInfo {
         namespace: "ci".to_owned(),
         name: "runner".to_owned(),
@@ -58,7 +58,7 @@ fn start() -> Event {
         service_account: "builder".to_owned(),
         labels: std::collections::BTreeMap::new(),
     };
-    Event::Start(Box::new(SessionStart {
+    Arc::new(SessionStart {
         session: session(),
         at: SystemTime::now(),
         chain: Arc::new(Chain::of_caller(Hop {
@@ -73,37 +73,40 @@ fn start() -> Event {
         user: "app".to_owned(),
         database: "shop".to_owned(),
         application: "psql".to_owned(),
-    }))
+    })
 }
 
 fn operation(number: u64, verdict: Effect) -> Event {
-    Event::Operation(Box::new(OperationEnd {
-        session: session(),
+    Event::Operation(OperationEnd {
+        session: start(),
         number,
         at: SystemTime::now(),
-        text: Some("SELECT id, name FROM customers WHERE id = 1".to_owned()),
-        effects: EffectSet::EMPTY.with(SqlEffect::Read),
-        verdict,
-        reason: Reason {
-            policy: Some("reads".into()),
-            rule: Some("allow-reads".into()),
-            hop: 0,
-            message: "".into(),
-        },
-        observed: None,
+        text: Some(Arc::from(&b"SELECT id, name FROM customers WHERE id = 1"[..])),
+        decision: Arc::new(Decision {
+            verdict,
+            reason: Reason {
+                policy: Some("reads".into()),
+                rule: Some("allow-reads".into()),
+                hop: 0,
+                message: "".into(),
+            },
+            observed: None,
+            effects: EffectSet::EMPTY.with(SqlEffect::Read),
+            recording: RecordingLevel::Statement,
+        }),
         rows: 1,
         masked: 1,
         bytes_in: 50,
         bytes_out: 120,
         decided: Duration::from_micros(7),
         took: Duration::from_micros(300),
-        sqlstate: (verdict == Effect::Deny).then(|| "42501".to_owned()),
-    }))
+        sqlstate: (verdict == Effect::Deny).then_some(*b"42501"),
+    })
 }
 
 fn end() -> Event {
     Event::End(SessionEnd {
-        session: session(),
+        session: start(),
         at: SystemTime::now(),
         why: "client_left",
         operations: 2,
@@ -151,7 +154,7 @@ fn every_event_has_what_ocsf_requires() {
     let recorder = Recorder::start(Store::open(scratch.options()).unwrap(), 1 << 20, metrics).unwrap();
     let mut worker = recorder.worker();
     for event in [
-        start(),
+        Event::Start(start()),
         operation(1, Effect::Allow),
         operation(2, Effect::Deny),
         end(),
@@ -170,6 +173,10 @@ fn every_event_has_what_ocsf_requires() {
         assert_eq!(number(event, "/type_uid"), Some(600_500 + activity));
         assert!(number(event, "/time").unwrap() > 1_700_000_000_000);
         assert!(number(event, "/severity_id").is_some());
+        // Who and where from stand in every event, so that each can be read alone.
+        assert_eq!(event.pointer("/actor/user/name").unwrap(), "app");
+        assert_eq!(event.pointer("/src_endpoint/name").unwrap(), "ci/runner");
+        assert_eq!(event.pointer("/database/name").unwrap(), "shop");
         assert!(number(event, "/status_id").is_some());
         for place in [
             "/metadata/version",
@@ -186,6 +193,11 @@ fn every_event_has_what_ocsf_requires() {
             "0123456789abcdef"
         );
     }
+    let sequence: Vec<_> = lines
+        .iter()
+        .map(|event| number(event, "/metadata/sequence"))
+        .collect();
+    assert_eq!(sequence, [Some(0), Some(1), Some(2), Some(3)]);
     let [start, read, refused, end] = lines.as_slice() else {
         panic!("{lines:?}")
     };
@@ -239,12 +251,7 @@ fn a_slow_disk_fills_the_queue_and_nothing_is_lost() {
         .lines()
         .map(|line| {
             let event: Value = serde_json::from_str(line).unwrap();
-            event
-                .pointer("/query_info/uid")
-                .and_then(Value::as_str)
-                .unwrap()
-                .parse()
-                .unwrap()
+            event.pointer("/unmapped/number").and_then(Value::as_u64).unwrap()
         })
         .collect();
     assert_eq!(numbers, (1..=pushed).collect::<Vec<_>>());

@@ -46,6 +46,9 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',',
           default_values_t = [Subject::Direct, Subject::Pgbouncer, Subject::Haproxy, Subject::Bailiff])]
     subjects: Vec<Subject>,
+    /// How many threads of the agent carry connections; by default what `bailiff run` chooses.
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     /// Write rows of mode, clients, subject and tps_median to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -106,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     shell::heading("Setting up the server, the proxies and the sandboxes");
     let lab = Lab::set_up(args)?;
     let mut sandbox = if with_bailiff {
-        Some(Sandbox::start(&lab)?)
+        Some(Sandbox::start(&lab, args.workers)?)
     } else {
         None
     };
@@ -342,7 +345,7 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    fn start(lab: &Lab) -> Result<Self> {
+    fn start(lab: &Lab, workers: Option<usize>) -> Result<Self> {
         let mut command = Command::new(shell::root().join("target/release/bailiff"));
         command
             .arg("run")
@@ -350,9 +353,11 @@ impl Sandbox {
             .arg(shell::root().join("examples/bench"));
         command
             .args(["--pod", "bench", "--record-dir"])
-            .arg(lab.record.path())
-            .args(["--", "sh"])
-            .current_dir("/");
+            .arg(lab.record.path());
+        if let Some(workers) = workers {
+            command.args(["--workers", &workers.to_string()]);
+        }
+        command.args(["--", "sh"]).current_dir("/");
         println!("\x1b[2m+ {}\x1b[0m", shell::describe(&command));
         let mut session = Session::start(&mut command)?;
         session

@@ -12,4 +12,4 @@ pub use address::{ClientAddr, ListenerAddr, OriginalDst};
 pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
 pub use operation::{EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement};
-pub use verdict::{Effect, FailureMode, Mode, Reason, RecordingLevel, SourceAddress, WhenFull};
+pub use verdict::{Decision, Effect, FailureMode, Mode, Reason, RecordingLevel, SourceAddress, WhenFull};

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::EffectSet;
+
 /// What a rule says. The order is the algebra: the strictest is the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Effect {
@@ -89,6 +91,21 @@ pub struct Reason {
     pub hop: usize,
     /// What the policy's author wants the caller to read.
     pub message: Arc<str>,
+}
+
+/// What was decided about an operation, as the record tells it. Shared by all operations that it was decided for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What was decided.
+    pub verdict: Effect,
+    /// Why.
+    pub reason: Reason,
+    /// What the policies in Observe mode would have decided, where that differs.
+    pub observed: Option<(Effect, Reason)>,
+    /// What the operation does.
+    pub effects: EffectSet,
+    /// How much of it is recorded.
+    pub recording: RecordingLevel,
 }
 
 impl fmt::Display for Reason {

@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{Chain, Effect, EffectSet, Mode, Reason, RecordingLevel, SqlEffect, Statement};
+use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, RecordingLevel, SqlEffect, Statement};
 
 use crate::algebra::{Judged, strictest};
 use crate::classify::{Classified, PathMove, Settings, any_relation};
@@ -39,13 +39,9 @@ pub struct Denial {
 /// A decision. Made only by a [`ChainPolicy`].
 #[derive(Debug)]
 pub struct Ruling {
-    effect: Effect,
-    reason: Reason,
+    decision: Arc<Decision>,
     denial: Option<Denial>,
-    observed: Option<(Effect, Reason)>,
-    effects: EffectSet,
     mask_plan: Option<Arc<MaskPlan>>,
-    recording: RecordingLevel,
     moves_search_path: bool,
     generation: u64,
 }
@@ -54,7 +50,7 @@ impl Ruling {
     /// Leave to pass one such operation on, where it's allowed.
     pub fn permit(&self) -> Option<Permit> {
         // RequireApproval: nobody can approve yet, and uncertainty denies.
-        (self.effect == Effect::Allow).then(Permit::grant)
+        (self.decision.verdict == Effect::Allow).then(Permit::grant)
     }
 
     /// Why it isn't allowed, where it isn't.
@@ -66,25 +62,31 @@ impl Ruling {
     /// What was decided.
     #[must_use]
     pub fn effect(&self) -> Effect {
-        self.effect
+        self.decision.verdict
+    }
+
+    /// All of it that the record tells.
+    #[must_use]
+    pub fn decision(&self) -> &Arc<Decision> {
+        &self.decision
     }
 
     /// Why.
     #[must_use]
     pub fn reason(&self) -> &Reason {
-        &self.reason
+        &self.decision.reason
     }
 
     /// What would have been decided with the policies in Observe mode in force too, where that differs.
     #[must_use]
     pub fn observed(&self) -> Option<&(Effect, Reason)> {
-        self.observed.as_ref()
+        self.decision.observed.as_ref()
     }
 
     /// What the operation does.
     #[must_use]
     pub fn effects(&self) -> EffectSet {
-        self.effects
+        self.decision.effects
     }
 
     /// How its result is masked, where values of it may have to be.
@@ -105,7 +107,7 @@ impl Ruling {
     /// How much of it is recorded.
     #[must_use]
     pub fn recording(&self) -> RecordingLevel {
-        self.recording
+        self.decision.recording
     }
 
     /// Whether unqualified names may mean something else after it.
@@ -327,16 +329,18 @@ impl ChainPolicy {
         };
         let observed = watched.filter(|watched| watched.effect != effect);
         Ruling {
-            effect,
             denial: message.map(|message| Denial {
                 message,
                 reason: reason.clone(),
             }),
-            reason,
-            observed: observed.map(|watched| (watched.effect, watched.because)),
-            effects,
+            decision: Arc::new(Decision {
+                verdict: effect,
+                reason,
+                observed: observed.map(|watched| (watched.effect, watched.because)),
+                effects,
+                recording: self.recording,
+            }),
             mask_plan,
-            recording: self.recording,
             moves_search_path,
             generation: self.generation,
         }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bailiff_model::{
-    Chain, Effect, EffectSet, OriginalDst, Protocol, RecordingLevel, SessionId, SqlEffect, WhenFull,
+    Chain, Decision, Effect, EffectSet, OriginalDst, Protocol, RecordingLevel, SessionId, SqlEffect, WhenFull,
 };
 use bailiff_policy::{Denial, Target};
 
@@ -14,7 +14,7 @@ use super::operation::Running;
 use crate::metrics::Metrics;
 use crate::proxy::end::End;
 use crate::proxy::worker::WorkerShared;
-use crate::record::{Event, OperationEnd, SessionEnd, SessionStart, recordable};
+use crate::record::{Event, OperationEnd, SessionEnd, SessionStart};
 
 /// How often a full queue is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct SessionEvidence {
     shared: Rc<WorkerShared>,
     metrics: Arc<Metrics>,
-    session: SessionId,
+    session: Arc<SessionStart>,
     when_full: WhenFull,
     operations: u64,
     finished: u64,
@@ -41,21 +41,21 @@ impl SessionEvidence {
         destination: OriginalDst,
         startup: Option<(&str, &str, &str)>,
     ) -> Self {
-        let session = SessionId::new(crate::random_hex());
         let (user, database, application) = startup.unwrap_or_default();
+        let session = Arc::new(SessionStart {
+            session: SessionId::new(crate::random_hex()),
+            at: SystemTime::now(),
+            chain: Arc::clone(chain),
+            target: target.name.clone(),
+            destination,
+            user: user.to_owned(),
+            database: database.to_owned(),
+            application: application.to_owned(),
+        });
         shared
             .recorder
             .borrow_mut()
-            .push(Event::Start(Box::new(SessionStart {
-                session: session.clone(),
-                at: SystemTime::now(),
-                chain: Arc::clone(chain),
-                target: target.name.clone(),
-                destination,
-                user: user.to_owned(),
-                database: database.to_owned(),
-                application: application.to_owned(),
-            })));
+            .push(Event::Start(Arc::clone(&session)));
         Self {
             shared: Rc::clone(shared),
             metrics: Arc::clone(&shared.options.metrics),
@@ -121,29 +121,21 @@ impl SessionEvidence {
             recorder.dropped();
             return;
         }
-        let level: RecordingLevel = run.ruling.recording();
         let took = run.began.elapsed();
-        recorder.push(Event::Operation(Box::new(OperationEnd {
-            session: self.session.clone(),
+        recorder.push(Event::Operation(OperationEnd {
+            session: Arc::clone(&self.session),
             number: self.finished,
-            at: SystemTime::now()
-                .checked_sub(took)
-                .unwrap_or(SystemTime::UNIX_EPOCH),
-            text: recordable(&run.text, level),
-            effects: run.ruling.effects(),
-            verdict: run.ruling.effect(),
-            reason: run.ruling.reason().clone(),
-            observed: run.ruling.observed().cloned(),
+            at: self.shared.clock.get().at(run.began),
+            text: Some(Arc::clone(&run.text)),
+            decision: Arc::clone(run.ruling.decision()),
             rows: run.rows,
             masked: run.masked,
             bytes_in: run.bytes_in,
             bytes_out: run.bytes_out,
             decided: Duration::from_nanos(run.decided_ns),
             took,
-            sqlstate: run
-                .sqlstate
-                .map(|code| String::from_utf8_lossy(&code).into_owned()),
-        })));
+            sqlstate: run.sqlstate,
+        }));
     }
 
     /// Notes that the connection itself was refused.
@@ -153,23 +145,26 @@ impl SessionEvidence {
         self.shared
             .recorder
             .borrow_mut()
-            .push(Event::Operation(Box::new(OperationEnd {
-                session: self.session.clone(),
+            .push(Event::Operation(OperationEnd {
+                session: Arc::clone(&self.session),
                 number: self.operations,
                 at: SystemTime::now(),
                 text: None,
-                effects: EffectSet::EMPTY,
-                verdict: Effect::Deny,
-                reason: denial.reason.clone(),
-                observed: None,
+                decision: Arc::new(Decision {
+                    verdict: Effect::Deny,
+                    reason: denial.reason.clone(),
+                    observed: None,
+                    effects: EffectSet::EMPTY,
+                    recording: RecordingLevel::Metadata,
+                }),
                 rows: 0,
                 masked: 0,
                 bytes_in: 0,
                 bytes_out: 0,
                 decided: Duration::ZERO,
                 took: Duration::ZERO,
-                sqlstate: Some("42501".to_owned()),
-            })));
+                sqlstate: Some(*b"42501"),
+            }));
     }
 
     /// Counts how long a message took to pass.
@@ -190,7 +185,7 @@ impl SessionEvidence {
     /// Ends the session.
     pub(crate) fn close(&mut self, end: &End) {
         self.shared.recorder.borrow_mut().push(Event::End(SessionEnd {
-            session: self.session.clone(),
+            session: Arc::clone(&self.session),
             at: SystemTime::now(),
             why: end.reason(),
             operations: self.operations,

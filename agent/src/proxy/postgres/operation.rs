@@ -10,8 +10,8 @@ use bailiff_policy::{Classified, Ruling};
 
 use crate::mask::Columns;
 
-/// A statement's text as it came. Shared, since a prepared statement runs many times.
-pub(crate) type Text = Rc<[u8]>;
+/// A statement's text as it came. Shared, since a prepared statement runs many times and the recorder's thread reads it too.
+pub(crate) type Text = Arc<[u8]>;
 
 /// A statement that was prepared and allowed.
 #[derive(Debug)]

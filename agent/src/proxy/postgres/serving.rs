@@ -39,6 +39,8 @@ pub(crate) struct Core {
     server_passes: usize,
     transaction_idle: bool,
     waiting: Waiting,
+    /// When the message that waits was read.
+    waiting_since: Option<Instant>,
 }
 
 /// What keeps the client's next message from being taken.
@@ -62,6 +64,8 @@ pub(crate) struct Serving {
     core: Core,
     /// One side has so much unwritten that the other isn't read.
     behind: bool,
+    /// Whether this session's task is registered to be woken when draining begins.
+    awaits_drain: bool,
 }
 
 impl Serving {
@@ -72,6 +76,7 @@ impl Serving {
             upstream,
             core,
             behind: false,
+            awaits_drain: false,
         }
     }
 
@@ -138,7 +143,12 @@ impl Serving {
                 progress |= self.poll_client(cx)?;
             }
             if !progress {
-                if self.core.is_idle() && !self.client.has_carry() && drain.as_mut().poll(cx).is_ready() {
+                if !self.awaits_drain {
+                    // Once: the waker stays registered, and registering takes a lock.
+                    self.awaits_drain = true;
+                    let _ = drain.as_mut().poll(cx);
+                }
+                if self.core.shared.drain.has_begun() && self.core.is_idle() && !self.client.has_carry() {
                     return Err(End::Drained);
                 }
                 return Ok(());
@@ -158,9 +168,10 @@ impl Serving {
         let shared = Rc::clone(&self.core.shared);
         let mut buffer = shared.read_buffer.borrow_mut();
         let (core, upstream) = (&mut self.core, &mut self.upstream);
-        let began = Instant::now();
+        let mut began = None;
         match self.client.poll_read(cx, &mut buffer, |bytes| {
-            core.take_from_client(bytes, upstream, began)
+            let now = *began.insert(Instant::now());
+            core.take_from_client(bytes, upstream, now)
         }) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(End::Socket {
@@ -173,7 +184,11 @@ impl Serving {
                     side: Side::Target,
                     error,
                 })?;
-                core.evidence.added(began.elapsed());
+                if let (Some(began), Waiting::Nothing) = (began, core.waiting) {
+                    core.evidence.added(began.elapsed());
+                } else {
+                    core.waiting_since = began;
+                }
                 Ok(true)
             }
             Poll::Ready(Ok(Err(end))) => Err(end),
@@ -192,13 +207,21 @@ impl Serving {
     /// Takes up the client's messages where they were left.
     fn resume(&mut self) -> Result<(), End> {
         let (core, upstream) = (&mut self.core, &mut self.upstream);
-        let began = Instant::now();
+        // Counted from when the message was read, so that the grammar's time is seen as what it is.
+        let waited = core.waiting_since.take();
+        let began = waited.unwrap_or_else(Instant::now);
         self.client
             .reconsider(|bytes| core.take_from_client(bytes, upstream, began))?;
         upstream.send().map_err(|error| End::Socket {
             side: Side::Target,
             error,
-        })
+        })?;
+        if core.waiting != Waiting::Nothing {
+            core.waiting_since = Some(began);
+        } else if waited.is_some() {
+            core.evidence.added(began.elapsed());
+        }
+        Ok(())
     }
 
     fn poll_target(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -243,6 +266,7 @@ impl Core {
             server_passes: 0,
             transaction_idle: true,
             waiting: Waiting::Nothing,
+            waiting_since: None,
         }
     }
 

@@ -343,7 +343,7 @@ impl Core {
             state.columns = None;
         }
         let ruling = Arc::clone(&prepared.state.borrow().ruling);
-        let run = Running::new(Rc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len());
+        let run = Running::new(Arc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len());
         self.evidence.decided(&run);
         let Some(permit) = ruling.permit() else {
             self.refuse_extended(run, upstream);
