@@ -210,13 +210,24 @@ impl Agent {
         Ok(())
     }
 
-    /// Ends accepting, drains for up to `grace`, writes what is left to record, and takes the kernel side down.
-    pub fn shutdown(mut self, grace: Duration) -> Result<()> {
-        self.stop.store(true, Ordering::Release);
+    /// Ends accepting, so that new connections are refused, ends idle sessions, and lets the others go on for up to `grace`.
+    /// Blocks until all sessions have ended; [`hurry`](Self::hurry) from another thread cuts the grace short.
+    pub fn drain(&self, grace: Duration) {
         if let Ok(listening) = self.listening.lock() {
             listening.iter().for_each(CancellationToken::cancel);
         }
         self.workers.drain(grace);
+    }
+
+    /// Ends all sessions of an agent that drains.
+    pub fn hurry(&self) {
+        self.workers.hurry();
+    }
+
+    /// Drains for up to `grace`, writes what is left to record, and takes the kernel side down.
+    pub fn shutdown(mut self, grace: Duration) -> Result<()> {
+        self.drain(grace);
+        self.stop.store(true, Ordering::Release);
         self.acceptor.stop();
         self.recorder.stop();
         if let Some(quiet) = self.quiet.take() {

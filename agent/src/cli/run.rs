@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode, ExitStatus};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// directory, and those named by --writable. /tmp, /var/tmp, /run and /dev are its own and empty, and the host's Unix
 /// sockets can't be reached.
 ///
-/// Signals reach the command. The exit status is the command's; 128+N if signal N ended it, 127 if it wasn't found, 126 if
+/// Signals reach the command; SIGTERM once the sessions have ended, busy ones within --limit drain=, or at a second SIGTERM. The exit status is the command's; 128+N if signal N ended it, 127 if it wasn't found, 126 if
 /// it can't be executed, and 125 if bailiff itself failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Limits:\n{}", Limits::help()))]
@@ -85,6 +86,7 @@ fn enforced(args: &Args) -> Result<ExitCode> {
     let instance = Instance::create()?;
     let mut limits = Limits::default();
     args.limits.iter().for_each(|setting| limits.set(setting));
+    let drain = limits.drain;
     let agent = Agent::start(AgentOptions {
         config: config.clone(),
         pods_cgroup: instance.pods_cgroup(),
@@ -107,7 +109,7 @@ fn enforced(args: &Args) -> Result<ExitCode> {
             host_link: Some(sandbox.host_link().to_owned()),
         })?;
         let mut child = sandbox.spawn(&signals, &place, &args.command)?;
-        Ok(code(signals.wait(&mut child)?))
+        Ok(code(wait_draining(&signals, &mut child, &agent, drain)?))
     })();
     agent.shutdown(GRACE)?;
     outcome
@@ -117,4 +119,27 @@ fn enforced(args: &Args) -> Result<ExitCode> {
 /// finds several of them ready at each wake-up, which costs less than more workers that are each woken for one.
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1))
+}
+
+/// Waits for the command. At SIGTERM the agent drains while the command goes on, and then the command gets the signal.
+fn wait_draining(signals: &Signals, child: &mut Child, agent: &Agent, grace: Duration) -> Result<ExitStatus> {
+    std::thread::scope(|scope| {
+        let mut draining: Option<ScopedJoinHandle<'_, ()>> = None;
+        let status = signals.wait_holding(child, |asked| match &draining {
+            None => {
+                draining = Some(scope.spawn(|| agent.drain(grace)));
+                true
+            }
+            Some(drained) => {
+                if asked {
+                    agent.hurry();
+                }
+                !drained.is_finished()
+            }
+        });
+        if draining.is_some() {
+            agent.hurry();
+        }
+        status
+    })
 }

@@ -26,6 +26,9 @@ use crate::record::{Recorder, WorkerRecorder};
 /// How often a worker hands over what it gathered and shows that it lives.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long a session that was told to end may take for its last words.
+const FAREWELL: Duration = Duration::from_secs(6);
+
 /// What all workers share.
 #[derive(Clone)]
 pub struct WorkersOptions {
@@ -93,6 +96,8 @@ pub(crate) enum DrainPhase {
     Serving,
     /// Sessions end when they are idle.
     WhenIdle,
+    /// All sessions end.
+    Now,
 }
 
 /// A session's view of draining.
@@ -105,11 +110,14 @@ impl Drain {
         self.0.has_changed().unwrap_or(true)
     }
 
-    /// Waits until draining begins.
-    pub(crate) async fn wait(mut self) -> DrainPhase {
-        match self.0.wait_for(|phase| *phase != DrainPhase::Serving).await {
-            Ok(phase) => *phase,
-            Err(_) => DrainPhase::WhenIdle, // The agent is gone: there's nothing left to serve for.
+    /// Waits until all sessions end. Wakes its task when draining begins, too.
+    pub(crate) async fn all_end(mut self) {
+        for begun in [DrainPhase::WhenIdle, DrainPhase::Now] {
+            // An error says that the agent is gone: there's nothing left to serve for.
+            let _ = self
+                .0
+                .wait_for(|phase| *phase == begun || *phase == DrainPhase::Now)
+                .await;
         }
     }
 }
@@ -244,12 +252,19 @@ impl Workers {
     }
 
     /// Lets idle sessions end, waits up to `grace` for the others, then ends them all and the threads.
+    ///
+    /// [`hurry`](Self::hurry) cuts the grace short.
     pub fn drain(&self, grace: Duration) {
-        let _ = self.drain.send(DrainPhase::WhenIdle);
-        let until = Instant::now() + grace;
-        while self.sessions() > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.drain.send_if_modified(|phase| {
+            let first = *phase == DrainPhase::Serving;
+            if first {
+                *phase = DrainPhase::WhenIdle;
+            }
+            first
+        });
+        self.wait_for_sessions(grace, || *self.drain.borrow() == DrainPhase::Now);
+        self.hurry();
+        self.wait_for_sessions(FAREWELL, || false);
         for thread in &self.threads {
             thread.stop.store(true, Ordering::Release);
         }
@@ -257,6 +272,20 @@ impl Workers {
             if let Some(join) = thread.join.lock().ok().and_then(|mut join| join.take()) {
                 let _ = join.join();
             }
+        }
+    }
+}
+
+impl Workers {
+    /// Ends all sessions now, as at the end of a drain's grace.
+    pub fn hurry(&self) {
+        let _ = self.drain.send(DrainPhase::Now);
+    }
+
+    fn wait_for_sessions(&self, grace: Duration, cut_short: impl Fn() -> bool) {
+        let until = Instant::now() + grace;
+        while self.sessions() > 0 && Instant::now() < until && !cut_short() {
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::proxy::dial::dial;
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::Leg;
 use crate::proxy::upstream::Upstream;
-use crate::proxy::worker::{Accepted, WorkerShared};
+use crate::proxy::worker::{Accepted, Drain, WorkerShared};
 
 /// How long the last words to a client may take. One that doesn't read them isn't waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -126,9 +126,8 @@ impl Opening {
             }
         };
         let _ = client.set_nodelay(true);
-        let opened = timeout_at(until, self.open(&mut client))
-            .await
-            .unwrap_or(Err(End::Limit("handshake_time")));
+        let drain = self.shared.drain.clone();
+        let opened = within(until, drain.clone(), self.open(&mut client)).await;
         let Opened {
             server,
             core,
@@ -149,9 +148,7 @@ impl Opening {
             accepted: false,
             amid: false,
         };
-        let outcome = timeout_at(until, authenticating.run())
-            .await
-            .unwrap_or(Err(End::Limit("handshake_time")));
+        let outcome = within(until, drain, authenticating.run()).await;
         let (end, mut core) = match outcome {
             Ok(()) => authenticating.serving().run().await,
             Err(end) => {
@@ -243,6 +240,18 @@ impl Opening {
                 )
             }),
         )
+    }
+}
+
+/// A step of the handshake, up to its time or the agent's end.
+async fn within<T>(
+    until: Instant,
+    drain: Drain,
+    step: impl Future<Output = Result<T, End>>,
+) -> Result<T, End> {
+    tokio::select! {
+        outcome = timeout_at(until, step) => outcome.unwrap_or(Err(End::Limit("handshake_time"))),
+        () = drain.all_end() => Err(End::Drained),
     }
 }
 

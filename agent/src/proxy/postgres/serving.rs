@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use bailiff_wire::postgres::build;
 use foldhash::HashMap;
+use tokio::task::unconstrained;
 
 use super::evidence::SessionEvidence;
 use super::operation::Prepared;
@@ -64,8 +65,6 @@ pub(crate) struct Serving {
     core: Core,
     /// One side has so much unwritten that the other isn't read.
     behind: bool,
-    /// Whether this session's task is registered to be woken when draining begins.
-    awaits_drain: bool,
 }
 
 impl Serving {
@@ -76,7 +75,6 @@ impl Serving {
             upstream,
             core,
             behind: false,
-            awaits_drain: false,
         }
     }
 
@@ -85,18 +83,31 @@ impl Serving {
     /// Not cancel-safe: dropping it drops what is under way.
     pub(crate) async fn run(mut self) -> (End, Core) {
         let shared = Rc::clone(&self.core.shared);
-        let mut drain = Box::pin(shared.drain.clone().wait());
+        let mut all_end = Box::pin(unconstrained(shared.drain.clone().all_end()));
+        let mut registered = false;
         let end = match self.take_up() {
             Err(end) => end,
             Ok(()) => {
-                poll_fn(|cx| match self.poll(cx, drain.as_mut()) {
-                    Ok(()) => Poll::Pending,
-                    Err(end) => Poll::Ready(end),
+                poll_fn(|cx| {
+                    if let Err(end) = self.poll(cx) {
+                        return Poll::Ready(end);
+                    }
+                    // Asked once, draining wakes this task, whose waker stays the same; so it is asked again only then.
+                    if !std::mem::replace(&mut registered, true) || shared.drain.has_begun() {
+                        let all_end = all_end.as_mut().poll(cx).is_ready();
+                        let idle = self.core.is_idle() && !self.client.has_carry();
+                        if all_end || (idle && shared.drain.has_begun()) {
+                            return Poll::Ready(End::Drained);
+                        }
+                    }
+                    Poll::Pending
                 })
                 .await
             }
         };
-        if let Some((code, text)) = end.for_client() {
+        // Inside a long message nothing can be said.
+        let told = end.for_client().filter(|_| self.core.server_passes == 0);
+        if let Some((code, text)) = told {
             let mut last = Vec::new();
             build::error_response(&mut last, &build::ErrorText::fatal(code, text));
             let _ = self.client.send(&last);
@@ -107,11 +118,7 @@ impl Serving {
     }
 
     /// Does all that can be done now. `Ok` means that everything waits.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut drain: std::pin::Pin<&mut impl Future<Output = crate::proxy::worker::DrainPhase>>,
-    ) -> Result<(), End> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         loop {
             let mut progress = false;
             if self.core.waiting != Waiting::Nothing && self.core.poll_waiting(cx) {
@@ -143,14 +150,6 @@ impl Serving {
                 progress |= self.poll_client(cx)?;
             }
             if !progress {
-                if !self.awaits_drain {
-                    // Once: the waker stays registered, and registering takes a lock.
-                    self.awaits_drain = true;
-                    let _ = drain.as_mut().poll(cx);
-                }
-                if self.core.shared.drain.has_begun() && self.core.is_idle() && !self.client.has_carry() {
-                    return Err(End::Drained);
-                }
                 return Ok(());
             }
         }

@@ -21,6 +21,9 @@ const PASSED_ON: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
+/// How often it is asked whether a signal is still to be held back, in milliseconds.
+const HELD: u16 = 10;
+
 /// The calling process's signals, to be passed on instead of ending it.
 #[derive(Debug)]
 pub struct Signals {
@@ -49,45 +52,67 @@ impl Signals {
 
     /// Waits for a child and passes signals on to it.
     pub fn wait(&self, child: &mut Child) -> Result<ExitStatus> {
-        self.wait_with(child, |child| Ok(child.try_wait()?))
+        self.wait_holding(child, |_| false)
+    }
+
+    /// The same, but SIGTERM isn't passed on as long as `hold` says so: it is called with `true` at each SIGTERM, and with `false`
+    /// every now and then while one is held back.
+    pub fn wait_holding(&self, child: &mut Child, hold: impl FnMut(bool) -> bool) -> Result<ExitStatus> {
+        self.wait_with(child, |child| Ok(child.try_wait()?), hold)
     }
 
     /// The same for the first process of a PID namespace, whose children are also the orphans there.
     pub(super) fn wait_as_init(&self, child: &mut Child) -> Result<ExitStatus> {
-        self.wait_with(child, |child| {
-            let ours = i32::try_from(child.id()).unwrap_or(0);
-            loop {
-                match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                    Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == ours => {
-                        return Ok(Some(ExitStatus::from_raw(code << 8)));
+        self.wait_with(
+            child,
+            |child| {
+                let ours = i32::try_from(child.id()).unwrap_or(0);
+                loop {
+                    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                        Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == ours => {
+                            return Ok(Some(ExitStatus::from_raw(code << 8)));
+                        }
+                        Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == ours => {
+                            return Ok(Some(ExitStatus::from_raw(signal as i32)));
+                        }
+                        Ok(WaitStatus::StillAlive) => return Ok(None),
+                        Ok(_) | Err(nix::Error::EINTR) => {}
+                        // A signal without a name: the real-time ones. Whose it was shows when nobody is left.
+                        Err(nix::Error::EINVAL) => {}
+                        Err(nix::Error::ECHILD) => return Ok(Some(ExitStatus::from_raw(255 << 8))),
+                        Err(error) => return Err(error.into()),
                     }
-                    Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == ours => {
-                        return Ok(Some(ExitStatus::from_raw(signal as i32)));
-                    }
-                    Ok(WaitStatus::StillAlive) => return Ok(None),
-                    Ok(_) | Err(nix::Error::EINTR) => {}
-                    // A signal without a name: the real-time ones. Whose it was shows when nobody is left.
-                    Err(nix::Error::EINVAL) => {}
-                    Err(nix::Error::ECHILD) => return Ok(Some(ExitStatus::from_raw(255 << 8))),
-                    Err(error) => return Err(error.into()),
                 }
-            }
-        })
+            },
+            |_| false,
+        )
     }
 
     fn wait_with(
         &self,
         child: &mut Child,
         mut ended: impl FnMut(&mut Child) -> Result<Option<ExitStatus>>,
+        mut hold: impl FnMut(bool) -> bool,
     ) -> Result<ExitStatus> {
+        let mut held = false;
         loop {
             if let Some(status) = ended(child)? {
                 return Ok(status);
             }
-            match poll(
-                &mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)],
-                PollTimeout::NONE,
-            ) {
+            let pass_on = |child: &Child, signal| -> Result<()> {
+                let _ = kill(Pid::from_raw(i32::try_from(child.id())?), signal);
+                Ok(())
+            };
+            if held && !hold(false) {
+                held = false;
+                pass_on(child, Signal::SIGTERM)?;
+            }
+            let timeout = if held {
+                PollTimeout::from(HELD)
+            } else {
+                PollTimeout::NONE
+            };
+            match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -99,7 +124,11 @@ impl Signals {
                 if let (Some(signal), true) = (signal, about.ssi_code <= 0)
                     && PASSED_ON.contains(&signal)
                 {
-                    let _ = kill(Pid::from_raw(i32::try_from(child.id())?), signal);
+                    if signal == Signal::SIGTERM && hold(true) {
+                        held = true;
+                    } else {
+                        pass_on(child, signal)?;
+                    }
                 }
             }
         }
