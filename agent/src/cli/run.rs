@@ -24,8 +24,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// directory, and those named by --writable. /tmp, /var/tmp, /run and /dev are its own and empty, and the host's Unix
 /// sockets can't be reached.
 ///
-/// Signals reach the command; SIGTERM once the sessions have ended, busy ones within --limit drain=, or at a second SIGTERM. The exit status is the command's; 128+N if signal N ended it, 127 if it wasn't found, 126 if
-/// it can't be executed, and 125 if bailiff itself failed.
+/// Signals reach the command. At SIGTERM its sessions end first, busy ones within --limit drain= or at a second SIGTERM.
+/// The exit status is the command's; 128+N if signal N ended it, 127 if it wasn't found, 126 if it can't be executed, and 125
+/// if bailiff itself failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Limits:\n{}", Limits::help()))]
 pub(crate) struct Args {
