@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
-use bailiff_kernel::{FourTuple, Options as RedirectOptions, Origin, Redirect, TargetEntry, cgroup, net};
+use bailiff_kernel::{GuardBy, Options as RedirectOptions, Redirect, TargetEntry, cgroup, net};
 use bailiff_model::PodInfo;
 use bailiff_policy::{ParserPool, PolicySet};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use crate::admin::Admin;
 use crate::attribution::{Attribution, PodEntry};
 use crate::decide::{InForce, Watcher};
 use crate::metrics::Metrics;
-use crate::proxy::{Acceptor, Limits, OriginSource, PodListeners, Workers, WorkersOptions};
+use crate::proxy::{Acceptor, Limits, PodListeners, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 
 /// How an agent is set up.
@@ -62,7 +62,7 @@ pub struct PodSpec {
 
 /// An agent in force.
 pub struct Agent {
-    redirect: Arc<KernelSide>,
+    redirect: KernelSide,
     attribution: Arc<Attribution>,
     acceptor: Acceptor,
     workers: Arc<Workers>,
@@ -73,23 +73,11 @@ pub struct Agent {
     stop: Arc<AtomicBool>,
 }
 
-/// The kernel side as other threads see it.
-struct KernelSide(Mutex<Option<Redirect>>);
+/// The kernel side, steered by whichever thread adds pods or brings new targets; none once it was taken down.
+type KernelSide = Arc<Mutex<Option<Redirect>>>;
 
-impl KernelSide {
-    fn with<T>(&self, work: impl FnOnce(&mut Redirect) -> T) -> Option<T> {
-        self.0.lock().ok()?.as_mut().map(work)
-    }
-}
-
-impl OriginSource for KernelSide {
-    fn origin(&self, connection: &FourTuple) -> Option<Origin> {
-        self.with(|redirect| redirect.origin(connection)).flatten()
-    }
-
-    fn beat(&self) {
-        self.with(|redirect| redirect.beat());
-    }
+fn steer<T>(kernel: &KernelSide, work: impl FnOnce(&mut Redirect) -> T) -> Option<T> {
+    kernel.lock().ok()?.as_mut().map(work)
 }
 
 fn entries(set: &PolicySet) -> Vec<TargetEntry> {
@@ -116,9 +104,12 @@ impl Agent {
             pods_cgroup: options.pods_cgroup.clone(),
             agent_cgroup: cgroup::id(&options.agent_cgroup).context("cannot read the agent's cgroup")?,
             heartbeat_max_age: Duration::from_secs(3),
+            guard_by: GuardBy::default(),
         })?;
         redirect.set_targets(&entries(&set))?;
-        let redirect = Arc::new(KernelSide(Mutex::new(Some(redirect))));
+        let heartbeat = redirect.heartbeat().context("the heartbeat was taken")?;
+        let origins = redirect.origins();
+        let redirect = Arc::new(Mutex::new(Some(redirect)));
         let in_force = Arc::new(InForce::new(set));
         let attribution = Arc::new(Attribution::default());
         let store = Store::open(StoreOptions {
@@ -140,8 +131,13 @@ impl Agent {
             },
             &recorder,
         )?);
-        let source: Arc<dyn OriginSource> = Arc::<KernelSide>::clone(&redirect);
-        let acceptor = Acceptor::start(source, Arc::clone(&workers), limits, Arc::clone(&metrics))?;
+        let acceptor = Acceptor::start(
+            origins,
+            heartbeat,
+            Arc::clone(&workers),
+            limits,
+            Arc::clone(&metrics),
+        )?;
         let admin = options
             .admin
             .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&workers)))
@@ -199,14 +195,13 @@ impl Agent {
         if let Ok(mut listening) = self.listening.lock() {
             listening.push(stop);
         }
-        self.redirect
-            .with(|redirect| -> Result<()> {
-                if let Some(link) = &spec.host_link {
-                    redirect.guard_link(link)?;
-                }
-                Ok(redirect.enroll(id, cookie, port)?)
-            })
-            .context("the kernel side is gone")??;
+        steer(&self.redirect, |redirect| -> Result<()> {
+            if let Some(link) = &spec.host_link {
+                redirect.guard_link(link)?;
+            }
+            Ok(redirect.enroll(id, cookie, port)?)
+        })
+        .context("the kernel side is gone")??;
         Ok(())
     }
 
@@ -236,7 +231,7 @@ impl Agent {
         if let Some(admin) = self.admin.take() {
             admin.stop();
         }
-        let redirect = self.redirect.0.lock().ok().and_then(|mut held| held.take());
+        let redirect = self.redirect.lock().ok().and_then(|mut held| held.take());
         if let Some(redirect) = redirect {
             redirect.remove()?;
         }
@@ -248,7 +243,7 @@ impl Agent {
 struct Quiet {
     watcher: Watcher,
     in_force: Arc<InForce>,
-    redirect: Arc<KernelSide>,
+    redirect: KernelSide,
     metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
 }
@@ -259,7 +254,7 @@ impl Quiet {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::sleep(Watcher::INTERVAL / 10);
             ticks += 1;
-            if let Some(counters) = self.redirect.with(|redirect| redirect.counters()) {
+            if let Some(counters) = steer(&self.redirect, |redirect| redirect.counters()) {
                 for (counter, total) in counters {
                     self.metrics.kernel(counter.as_str(), total);
                 }
@@ -271,9 +266,7 @@ impl Quiet {
                 None => {}
                 Some(Ok(set)) => {
                     // New addresses first: an operation on them waits for the policy rather than passing by it.
-                    let updated = self
-                        .redirect
-                        .with(|redirect| redirect.set_targets(&entries(&set)));
+                    let updated = steer(&self.redirect, |redirect| redirect.set_targets(&entries(&set)));
                     if let Some(Err(error)) = updated {
                         tracing::error!(%error, "the new targets can't be put in force; the policies stay as they were");
                         self.metrics.policy_reload_errors.inc();

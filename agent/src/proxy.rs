@@ -9,8 +9,8 @@ mod postgres;
 mod upstream;
 pub(crate) mod worker;
 
+pub use accept::Acceptor;
 pub(crate) use accept::PodListeners;
-pub use accept::{Acceptor, OriginSource};
 pub use end::{End, Side};
 pub use limits::{LimitError, LimitSetting, Limits};
 pub use worker::{Workers, WorkersOptions};

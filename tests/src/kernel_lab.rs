@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bailiff_kernel::netns::NetnsFd;
-use bailiff_kernel::{FourTuple, Options, Origin, Redirect, TargetEntry, cgroup, net};
+use bailiff_kernel::{FourTuple, GuardBy, Options, Origin, Redirect, TargetEntry, cgroup, net};
 use bailiff_model::FailureMode;
 
 use crate::{can_be_root, check};
@@ -88,6 +88,7 @@ impl KernelLab {
             pods_cgroup: self.root.join("pods"),
             agent_cgroup: self.cgroup_id("agent")?,
             heartbeat_max_age: Duration::from_secs(60),
+            guard_by: GuardBy::default(),
         })
     }
 
@@ -138,6 +139,11 @@ impl KernelLab {
     /// The kernel side.
     pub fn redirect(&self) -> Result<&Redirect> {
         self.redirect.as_ref().context("the kernel side was taken")
+    }
+
+    /// The kernel side, to be changed.
+    pub fn redirect_mut(&mut self) -> Result<&mut Redirect> {
+        self.redirect.as_mut().context("the kernel side was taken")
     }
 
     /// Takes the kernel side out, or puts another one in.
@@ -226,7 +232,7 @@ impl KernelLab {
             client,
             listener: connection.local_addr()?,
         };
-        let origin = self.redirect()?.origin(&tuple);
+        let origin = self.redirect()?.origins().origin(&tuple);
         Ok((connection, origin))
     }
 

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bailiff_kernel::{FourTuple, Origin};
+use bailiff_kernel::{FourTuple, Heartbeat, Origins};
 use bailiff_model::NetnsCookie;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,15 +15,6 @@ use tokio_util::sync::CancellationToken;
 use super::limits::Limits;
 use super::worker::{Accepted, Slot, Workers};
 use crate::metrics::Metrics;
-
-/// Where the kernel side's notes are read.
-pub trait OriginSource: Send + Sync {
-    /// The origin of a connection, while it is open. `None`: it wasn't diverted.
-    fn origin(&self, connection: &FourTuple) -> Option<Origin>;
-
-    /// Tells the kernel side that the agent lives.
-    fn beat(&self);
-}
 
 /// How often the kernel side is told that the agent lives.
 const BEAT: Duration = Duration::from_millis(200);
@@ -56,7 +47,8 @@ enum Order {
 impl Acceptor {
     /// Starts the thread.
     pub fn start(
-        origins: Arc<dyn OriginSource>,
+        origins: Origins,
+        heartbeat: Heartbeat,
         workers: Arc<Workers>,
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
@@ -75,7 +67,7 @@ impl Acceptor {
         });
         let thread = std::thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || runtime.block_on(desk.run(inbox)))
+            .spawn(move || runtime.block_on(desk.run(inbox, heartbeat)))
             .context("cannot start the accepting thread")?;
         Ok(Self {
             orders,
@@ -99,7 +91,7 @@ impl Acceptor {
 
 /// What accepting needs.
 struct Desk {
-    origins: Arc<dyn OriginSource>,
+    origins: Origins,
     workers: Arc<Workers>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
@@ -107,7 +99,7 @@ struct Desk {
 }
 
 impl Desk {
-    async fn run(self: Arc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    async fn run(self: Arc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>, mut heartbeat: Heartbeat) {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
@@ -128,7 +120,7 @@ impl Desk {
                 _ = beat.tick() => {
                     // No beat while a worker hangs: the kernel side then answers by each target's failure mode.
                     if self.workers.silence() < HUNG {
-                        self.origins.beat();
+                        heartbeat.beat();
                     }
                 }
             }

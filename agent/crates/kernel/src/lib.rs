@@ -13,4 +13,4 @@ pub mod spawn;
 mod sys;
 
 pub use error::KernelError;
-pub use redirect::{Creator, FourTuple, Options, Origin, Redirect, TargetEntry};
+pub use redirect::{Creator, FourTuple, GuardBy, Heartbeat, Options, Origin, Origins, Redirect, TargetEntry};

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use bailiff_common::{Config, Counter, Enrolment};
 use bailiff_model::{CgroupId, FailureMode, NetnsCookie, OriginalDst, ProcessId};
 
-use crate::{KernelError, sys};
+use crate::KernelError;
 
 pub use entries::TargetEntry;
+pub use maps::{Heartbeat, Origins};
 
 /// How the kernel side is set up.
 #[derive(Debug, Clone)]
@@ -25,6 +26,20 @@ pub struct Options {
     pub agent_cgroup: CgroupId,
     /// A heartbeat older than this counts as none.
     pub heartbeat_max_age: std::time::Duration,
+    /// How pods' links are guarded on the host's side.
+    pub guard_by: GuardBy,
+}
+
+/// How the host-side guard hangs on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GuardBy {
+    /// By tcx, where the kernel has it (6.6 on), else by a clsact filter.
+    #[default]
+    Either,
+    /// By tcx alone: whoever replaces the interface's qdiscs doesn't touch it.
+    Tcx,
+    /// By a clsact filter.
+    Clsact,
 }
 
 /// A connection, as the accepting side sees it.
@@ -107,13 +122,15 @@ impl Redirect {
             flags: 0,
             _pad: 0,
         })?;
-        this.beat();
+        if let Some(heartbeat) = &mut this.maps.heartbeat {
+            heartbeat.beat();
+        }
         Ok(this)
     }
 
     /// Diverts a pod's connections to listeners on a port of its namespace. Where it was enrolled before, its old listeners stay
     /// known, so that nobody can dial them directly while they empty their queues.
-    pub fn enroll(&self, pod: CgroupId, netns: NetnsCookie, port: u16) -> Result<(), KernelError> {
+    pub fn enroll(&mut self, pod: CgroupId, netns: NetnsCookie, port: u16) -> Result<(), KernelError> {
         let old_port = self.maps.enrolment(pod)?.map_or(0, |before| before.port);
         self.maps.enroll(
             pod,
@@ -127,7 +144,7 @@ impl Redirect {
     }
 
     /// Lets a cgroup's connections go where they want.
-    pub fn exempt(&self, cgroup: CgroupId) -> Result<(), KernelError> {
+    pub fn exempt(&mut self, cgroup: CgroupId) -> Result<(), KernelError> {
         self.maps.enroll(
             cgroup,
             Enrolment {
@@ -138,7 +155,7 @@ impl Redirect {
     }
 
     /// Forgets a pod: its connections to protected addresses are refused from then on.
-    pub fn unenroll(&self, pod: CgroupId) -> Result<(), KernelError> {
+    pub fn unenroll(&mut self, pod: CgroupId) -> Result<(), KernelError> {
         self.maps.unenroll(pod)
     }
 
@@ -147,14 +164,15 @@ impl Redirect {
         self.maps.set_targets(targets)
     }
 
-    /// Says that the agent lives.
-    pub fn beat(&self) {
-        self.maps.beat(sys::monotonic_ns());
+    /// What shows the kernel side that the agent lives: once, for the thread that is to do so. Loading has done so already.
+    pub fn heartbeat(&mut self) -> Option<Heartbeat> {
+        self.maps.heartbeat.take()
     }
 
-    /// What was noted about a connection, while it is open.
-    pub fn origin(&self, connection: &FourTuple) -> Option<Origin> {
-        self.maps.origin(connection)
+    /// A reader of what was noted about connections.
+    #[must_use]
+    pub fn origins(&self) -> Origins {
+        self.maps.origins()
     }
 
     /// What the programs counted.
@@ -165,6 +183,11 @@ impl Redirect {
     /// Guards the host's side of a pod's link: an interface of the caller's namespace.
     pub fn guard_link(&mut self, interface: &str) -> Result<(), KernelError> {
         self.links.guard_link(interface)
+    }
+
+    /// Ends the guarding of a link.
+    pub fn unguard_link(&mut self, interface: &str) {
+        self.links.unguard_link(interface);
     }
 
     /// Takes everything down: links, maps, pins, and the bpf file system if it was mounted for this.

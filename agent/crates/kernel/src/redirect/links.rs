@@ -6,14 +6,15 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::programs::Link as _;
 use aya::programs::links::FdLink;
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, LinkOrder, Program,
     ProgramError, SchedClassifier, SockOps, TcAttachType, TracePoint, tc,
 };
 
-use super::Options;
+use super::{GuardBy, Options};
 use crate::{KernelError, sys};
 
 const PROGRAMS: [&str; 8] = [
@@ -35,17 +36,24 @@ const TRACEPOINTS: [(&str, &str); 3] = [
 
 const HOST_GUARD: &str = "bailiff_host_guard";
 
+/// Where the guard stands among an interface's clsact filters, on kernels without tcx: a place of its own, so that whoever
+/// comes next finds it again.
+const FILTER_PRIORITY: u16 = 0xba11;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
 /// Links of this agent, and the program for links to come.
 pub(super) struct Links {
     ebpf: Ebpf,
-    pinned: Vec<PathBuf>,
-    guards: Vec<SchedClassifierLink>,
+    directory: PathBuf,
+    guard_by: GuardBy,
+    /// Interfaces with a guard.
+    guarded: Vec<String>,
 }
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Links")
-            .field("pinned", &self.pinned)
+            .field("directory", &self.directory)
             .finish_non_exhaustive()
     }
 }
@@ -61,7 +69,6 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         "cannot open {}",
         options.pods_cgroup.display()
     )))?;
-    let mut pinned = Vec::new();
     for (name, event) in TRACEPOINTS {
         let path = directory.join(name);
         let attached = (|| {
@@ -76,7 +83,6 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         let _ = std::fs::remove_file(&path);
         link.pin(&path)
             .map_err(KernelError::bpf(format!("cannot pin {}", path.display())))?;
-        pinned.push(path);
     }
     for name in PROGRAMS {
         let path = directory.join(name);
@@ -99,7 +105,6 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
             link.pin(&path)
                 .map_err(KernelError::bpf(format!("cannot pin {}", path.display())))?;
         }
-        pinned.push(path);
     }
     let guard: &mut SchedClassifier = program(&mut ebpf, HOST_GUARD)
         .and_then(TryInto::try_into)
@@ -109,8 +114,9 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         .map_err(KernelError::bpf(format!("the kernel refuses {HOST_GUARD}")))?;
     Ok(Links {
         ebpf,
-        pinned,
-        guards: Vec::new(),
+        directory,
+        guard_by: options.guard_by,
+        guarded: Vec::new(),
     })
 }
 
@@ -132,7 +138,6 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
 /// Links stack with those of others on the same hook, whatever flags they were made with.
 fn attach_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
     let mode = CgroupAttachMode::Single;
-    let foreign = |error| ProgramError::IOError(io::Error::other(error));
     match program {
         Program::CgroupSock(program) => {
             let program: &mut CgroupSock = program;
@@ -159,34 +164,125 @@ fn attach_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, Program
 }
 
 impl Links {
-    /// Attaches the host-side guard to an interface: by tcx where the kernel has it, else by a clsact filter.
+    /// Attaches the host-side guard to an interface, or replaces the one of an agent before in one step.
     pub(super) fn guard_link(&mut self, interface: &str) -> Result<(), KernelError> {
-        let attached = (|| {
-            let guard: &mut SchedClassifier = program(&mut self.ebpf, HOST_GUARD)?.try_into()?;
-            let tcx = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id = match guard.attach_with_options(interface, TcAttachType::Ingress, tcx) {
-                Ok(id) => id,
-                Err(_) => {
-                    let _ = tc::qdisc_add_clsact(interface); // It may be there already.
-                    guard.attach_with_options(
-                        interface,
-                        TcAttachType::Ingress,
-                        TcAttachOptions::Netlink(NlOptions::default()),
-                    )?
-                }
-            };
-            guard.take_link(id)
-        })();
-        self.guards
-            .push(attached.map_err(KernelError::bpf(format!("cannot guard {interface}")))?);
+        let path = self.guard_path(interface)?;
+        let guard: &mut SchedClassifier = program(&mut self.ebpf, HOST_GUARD)
+            .and_then(TryInto::try_into)
+            .map_err(KernelError::bpf("there is no host-side guard"))?;
+        let attached = match self.guard_by {
+            GuardBy::Clsact => by_filter(guard, interface),
+            GuardBy::Tcx => by_tcx(guard, interface, &path),
+            GuardBy::Either => by_tcx(guard, interface, &path).or_else(|_| by_filter(guard, interface)),
+        };
+        attached.map_err(KernelError::bpf(format!("cannot guard {interface}")))?;
+        self.forget_gone_interfaces();
+        if !self.guarded.iter().any(|guarded| guarded == interface) {
+            self.guarded.push(interface.to_owned());
+        }
         Ok(())
     }
 
-    pub(super) fn remove(self) {
-        for path in &self.pinned {
-            let _ = std::fs::remove_file(path);
+    /// Takes the guard off an interface, if that is still there.
+    pub(super) fn unguard_link(&mut self, interface: &str) {
+        self.guarded.retain(|guarded| guarded != interface);
+        if let Ok(path) = self.guard_path(interface)
+            && std::fs::remove_file(path).is_ok()
+        {
+            return;
+        }
+        // The qdisc stays: others may use it by now.
+        if let Ok(filter) = filter_on(interface) {
+            let _ = filter.detach();
         }
     }
+
+    /// Removes pins of guards whose interfaces went with their pods.
+    fn forget_gone_interfaces(&mut self) {
+        self.guarded
+            .retain(|guarded| nix::net::if_::if_nametoindex(guarded.as_str()).is_ok());
+        for pin in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let name = pin.file_name();
+            let index = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(HOST_GUARD)?.strip_prefix('_')?.parse().ok());
+            if index.is_some_and(|index: u32| nix::net::if_::if_indextoname(index).is_err()) {
+                let _ = std::fs::remove_file(pin.path());
+            }
+        }
+    }
+
+    /// By the interface's number and not by its name, which another one may get.
+    fn guard_path(&self, interface: &str) -> Result<PathBuf, KernelError> {
+        let index = nix::net::if_::if_nametoindex(interface).map_err(|error| {
+            KernelError::system(format!("there is no interface {interface}"))(error.into())
+        })?;
+        Ok(self.directory.join(format!("{HOST_GUARD}_{index}")))
+    }
+
+    /// Detaches everything, also what an agent before attached.
+    pub(super) fn remove(mut self) {
+        for interface in std::mem::take(&mut self.guarded) {
+            self.unguard_link(&interface);
+        }
+        for pin in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(pin.path());
+        }
+    }
+}
+
+fn foreign(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
+    ProgramError::IOError(io::Error::other(error))
+}
+
+/// By a pinned link, which outlives the agent.
+fn by_tcx(guard: &mut SchedClassifier, interface: &str, path: &Path) -> Result<(), ProgramError> {
+    if path.exists() {
+        let link = sys::object_get(path).map_err(ProgramError::IOError)?;
+        if sys::link_update(link.as_fd(), guard.fd()?.as_fd()).is_ok() {
+            return Ok(());
+        }
+        // The interface of that link has gone, and another one has its number.
+        let _ = std::fs::remove_file(path);
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = guard.attach_with_options(interface, TcAttachType::Ingress, options)?;
+    let link: FdLink = guard.take_link(id)?.try_into().map_err(foreign)?;
+    link.pin(path).map_err(foreign)?;
+    Ok(())
+}
+
+/// The guard as a clsact filter, whoever attached it.
+fn filter_on(interface: &str) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(
+        interface,
+        TcAttachType::Ingress,
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    )
+}
+
+/// By a clsact filter, which outlives the agent by itself.
+fn by_filter(guard: &mut SchedClassifier, interface: &str) -> Result<(), ProgramError> {
+    let _ = tc::qdisc_add_clsact(interface); // It may be there already.
+    let options = NlOptions {
+        priority: FILTER_PRIORITY,
+        handle: FILTER_HANDLE,
+        ..NlOptions::default()
+    };
+    let id = match guard.attach_with_options(
+        interface,
+        TcAttachType::Ingress,
+        TcAttachOptions::Netlink(options),
+    ) {
+        Ok(id) => id,
+        // That of an agent before.
+        Err(_) => guard.attach_to_link(filter_on(interface).map_err(ProgramError::IOError)?)?,
+    };
+    // Dropped, it would go.
+    let _kept = std::mem::ManuallyDrop::new(guard.take_link(id)?);
+    Ok(())
 }
 
 /// Mounts a bpf file system above the directory for pins, where there is none. The place, if it was mounted here.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
@@ -33,15 +34,46 @@ const PINNED: [&str; 11] = [
 
 pub(super) struct Maps {
     config: Array<MapData, Config>,
-    heartbeat: std::sync::Mutex<Array<MapData, u64>>,
-    enrolments: std::sync::Mutex<HashMap<MapData, u64, Enrolment>>,
+    pub(super) heartbeat: Option<Heartbeat>,
+    enrolments: HashMap<MapData, u64, Enrolment>,
     hosts: HashMap<MapData, HostKey, Protected>,
     addresses: HashMap<MapData, Address, u32>,
     prefixes: LpmTrie<MapData, PrefixKey, Protected>,
     ports: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+    noted: Arc<Noted>,
+}
+
+/// What the programs note, which many threads may read at once.
+struct Noted {
     origins: HashMap<MapData, OriginKey, RawOrigin>,
     processes: HashMap<MapData, u32, Process>,
-    counters: PerCpuArray<MapData, u64>,
+}
+
+/// A reader of origins that belongs to whoever holds it, on whatever thread.
+#[derive(Clone)]
+pub struct Origins(Arc<Noted>);
+
+impl std::fmt::Debug for Origins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Origins")
+    }
+}
+
+/// Shows the kernel side that the agent lives.
+pub struct Heartbeat(Array<MapData, u64>);
+
+impl Heartbeat {
+    /// Says that the agent lives now.
+    pub fn beat(&mut self) {
+        let _ = self.0.set(0, crate::sys::monotonic_ns(), 0);
+    }
+}
+
+impl std::fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Heartbeat")
+    }
 }
 
 impl std::fmt::Debug for Maps {
@@ -92,15 +124,17 @@ impl Maps {
     fn of(ebpf: &mut Ebpf) -> Result<Self, MapError> {
         Ok(Self {
             config: take(ebpf, "CONFIG")?,
-            heartbeat: std::sync::Mutex::new(take(ebpf, "HEARTBEAT")?),
-            enrolments: std::sync::Mutex::new(take(ebpf, "ENROLMENTS")?),
+            heartbeat: Some(Heartbeat(take(ebpf, "HEARTBEAT")?)),
+            enrolments: take(ebpf, "ENROLMENTS")?,
             hosts: take(ebpf, "HOSTS")?,
             addresses: take(ebpf, "ADDRESSES")?,
             prefixes: take(ebpf, "PREFIXES")?,
             ports: take(ebpf, "PORTS")?,
-            origins: take(ebpf, "ORIGINS")?,
-            processes: take(ebpf, "PROCESSES")?,
             counters: take(ebpf, "COUNTERS")?,
+            noted: Arc::new(Noted {
+                origins: take(ebpf, "ORIGINS")?,
+                processes: take(ebpf, "PROCESSES")?,
+            }),
         })
     }
 
@@ -111,37 +145,22 @@ impl Maps {
             .map_err(failed("write the settings"))
     }
 
-    pub(super) fn beat(&self, now: u64) {
-        if let Ok(mut heartbeat) = self.heartbeat.lock() {
-            let _ = heartbeat.set(0, now, 0);
-        }
-    }
-
     pub(super) fn enrolment(&self, pod: CgroupId) -> Result<Option<Enrolment>, KernelError> {
-        let Ok(enrolments) = self.enrolments.lock() else {
-            return Ok(None);
-        };
-        match enrolments.get(&pod.0, 0) {
+        match self.enrolments.get(&pod.0, 0) {
             Ok(found) => Ok(Some(found)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("read an enrolment")(error)),
         }
     }
 
-    pub(super) fn enroll(&self, pod: CgroupId, enrolment: Enrolment) -> Result<(), KernelError> {
-        let Ok(mut enrolments) = self.enrolments.lock() else {
-            return Ok(());
-        };
-        enrolments
+    pub(super) fn enroll(&mut self, pod: CgroupId, enrolment: Enrolment) -> Result<(), KernelError> {
+        self.enrolments
             .insert(pod.0, enrolment, 0)
             .map_err(failed("enrol a pod"))
     }
 
-    pub(super) fn unenroll(&self, pod: CgroupId) -> Result<(), KernelError> {
-        let Ok(mut enrolments) = self.enrolments.lock() else {
-            return Ok(());
-        };
-        match enrolments.remove(&pod.0) {
+    pub(super) fn unenroll(&mut self, pod: CgroupId) -> Result<(), KernelError> {
+        match self.enrolments.remove(&pod.0) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(failed("unenrol a pod")(error)),
         }
@@ -218,13 +237,35 @@ impl Maps {
         Ok(())
     }
 
-    pub(super) fn origin(&self, connection: &FourTuple) -> Option<Origin> {
-        let raw = self.origins.get(&key(connection), 0).ok()?;
+    pub(super) fn origins(&self) -> Origins {
+        Origins(Arc::clone(&self.noted))
+    }
+
+    pub(super) fn counters(&self) -> Vec<(Counter, u64)> {
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let total = self
+                    .counters
+                    .get(&(*counter as u32), 0)
+                    .map_or(0, |all| all.iter().sum());
+                (*counter, total)
+            })
+            .collect()
+    }
+}
+
+impl Origins {
+    /// What was noted about a connection, while it is open. `None`: it wasn't diverted.
+    #[must_use]
+    pub fn origin(&self, connection: &FourTuple) -> Option<Origin> {
+        let raw = self.0.origins.get(&key(connection), 0).ok()?;
         let text = |bytes: &[u8]| {
             let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
             String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
         };
         let seen = self
+            .0
             .processes
             .get(&raw.tgid, 0)
             .ok()
@@ -251,18 +292,5 @@ impl Maps {
             creator,
             original: original(raw.destination, raw.port),
         })
-    }
-
-    pub(super) fn counters(&self) -> Vec<(Counter, u64)> {
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let total = self
-                    .counters
-                    .get(&(*counter as u32), 0)
-                    .map_or(0, |all| all.iter().sum());
-                (*counter, total)
-            })
-            .collect()
     }
 }
