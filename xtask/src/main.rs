@@ -1,4 +1,4 @@
-//! Setup, build, test, demo, bench and lint: `cargo xtask --help`.
+//! Setup, build, test, demo, bench, corpus and lint: `cargo xtask --help`.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod corpus;
 mod demo;
 mod ebpf;
 mod lab;
@@ -35,6 +36,7 @@ enum Command {
     Lint(lint::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Corpus(corpus::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Corpus(args) => corpus::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match outcome {

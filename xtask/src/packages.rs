@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Compare with other proxies.
     Bench,
+    /// Capture what real clients and servers say.
+    Corpus,
 }
 
 /// Makes sure that everything for these purposes is there.
@@ -104,9 +106,14 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need {
         package: "build-essential",
-        why: "compiles the C of PostgreSQL's grammar, and links",
+        why: "compiles the C of PostgreSQL's grammar and the C++ of libFuzzer, and links",
         purposes: &[Purpose::Build],
-        found: || shell::which("cc").is_some() && Path::new("/usr/include/stdio.h").is_file(),
+        found: || {
+            ["cc", "c++"]
+                .iter()
+                .all(|compiler| shell::which(compiler).is_some())
+                && Path::new("/usr/include/stdio.h").is_file()
+        },
     },
     Need {
         package: "libclang-dev",
@@ -174,6 +181,18 @@ const NEEDS: &[Need] = &[
         purposes: &[Purpose::Bench],
         found: || shell::which("haproxy").is_some(),
     },
+    Need {
+        package: "python3-psycopg",
+        why: "a client whose bytes the decoders are tried with",
+        purposes: &[Purpose::Corpus],
+        found: || has_python_module("psycopg"),
+    },
+    Need {
+        package: "python3-asyncpg",
+        why: "another one, with an implementation of the protocol of its own",
+        purposes: &[Purpose::Corpus],
+        found: || has_python_module("asyncpg"),
+    },
 ];
 
 fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
@@ -209,6 +228,12 @@ fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command
+}
+
+fn has_python_module(name: &str) -> bool {
+    ["/usr/lib/python3/dist-packages", "/usr/lib/python3/site-packages"]
+        .iter()
+        .any(|folder| Path::new(folder).join(name).is_dir())
 }
 
 fn has_libclang() -> bool {
@@ -267,6 +292,7 @@ mod tests {
             Purpose::Test,
             Purpose::Demo,
             Purpose::Bench,
+            Purpose::Corpus,
         ] {
             assert!(
                 NEEDS.iter().any(|need| need.purposes.contains(&purpose)),

@@ -9,6 +9,7 @@ use crate::packages::{self, Purpose};
 use crate::{build, shell};
 
 mod execute;
+mod fuzz;
 mod suites;
 
 use execute::Counts;
@@ -19,16 +20,18 @@ use suites::Binary;
 /// Installs what is missing, builds the kernel programs, the agent and the tests, and runs:
 ///
 ///   unit    what lies beside the code, and what runs in one process
-///   wire    captured bytes, hostile bytes and a short fuzzing of every decoder
+///   wire    captured bytes and hostile bytes, for every decoder
 ///   cli     the binary's commands
 ///   kernel, postgres, sandbox, …
 ///           the integration tests of the crate `tests`, by the first word of their file's
 ///           name: real sockets, real servers, network namespaces and cgroups. They need
 ///           root and run one at a time
 ///   doc     the examples in the documentation, and those that must not compile
+///   fuzz    libFuzzer over every decoder, for a few seconds each; not with --fast
 ///
-/// A suite can also be one file (kernel_connect). What follows `--` goes to each test program:
-/// `cargo xtask test kernel -- burst` runs the kernel tests with "burst" in their name.
+/// A suite can also be one file (kernel_connect) or one target (fuzz_sql). What follows `--`
+/// goes to each test program: `cargo xtask test kernel -- burst` runs the kernel tests with
+/// "burst" in their name, `cargo xtask test fuzz_sql -- FILE` tries one input.
 ///
 /// A test that can't run here prints a line that starts with "SKIPPED: " and says why. With
 /// CI=true that is a failure. The whole output of each program is kept in target/test-logs/.
@@ -41,6 +44,9 @@ pub(crate) struct Args {
     /// Show the output of every test, not only of those that fail.
     #[arg(long, short)]
     verbose: bool,
+    /// How long each fuzz target runs.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    fuzz_seconds: u32,
     /// Names of suites or of single test files; all if none is given.
     #[arg(value_name = "SUITE")]
     suites: Vec<String>,
@@ -52,10 +58,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
-    if !args.fast && !shell::is_root() {
+    let named = |called: fn(&str) -> bool| args.suites.iter().any(|name| called(name));
+    let all = args.suites.is_empty();
+    let only_fuzz = !all && args.suites.iter().all(|name| fuzz::is_called(name));
+    // Words for libtest mean nothing to libFuzzer, so with them it has to be asked for by name.
+    let with_fuzz = named(fuzz::is_called) || all && !args.fast && args.rest.is_empty();
+    let with_doc = all || named(|name| name == DOC);
+    if !args.fast && !only_fuzz && !shell::is_root() {
         bail!("the kernel and server tests need root; `cargo xtask test --fast` runs the others");
     }
-    if args.fast {
+    if args.fast || only_fuzz {
         packages::ensure(&[Purpose::Build])?;
     } else {
         packages::ensure(&[Purpose::Build, Purpose::Test])?;
@@ -63,13 +75,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 
     let built = Instant::now();
-    shell::heading("Building the agent and the tests");
-    let mut binaries = suites::build(args.fast)?;
+    let mut binaries = Vec::new();
+    if !only_fuzz {
+        shell::heading("Building the agent and the tests");
+        binaries = suites::build(args.fast)?;
+    }
     let building = built.elapsed();
     binaries.retain(|binary| !(args.fast && binary.needs_root()));
-    if !args.suites.is_empty() {
+    if !all {
         for name in &args.suites {
-            let known = name == DOC || binaries.iter().any(|binary| binary.is_called(name));
+            let known =
+                name == DOC || fuzz::is_called(name) || binaries.iter().any(|binary| binary.is_called(name));
             ensure!(
                 known,
                 "there is no suite `{name}`; there are: {}",
@@ -78,7 +94,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         binaries.retain(|binary| args.suites.iter().any(|name| binary.is_called(name)));
     }
-    let with_doc = args.suites.is_empty() || args.suites.iter().any(|name| name == DOC);
 
     let logs = shell::root().join("target/test-logs");
     std::fs::create_dir_all(&logs).with_context(|| format!("{} can't be made", logs.display()))?;
@@ -86,6 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         logs,
         rest: args.rest.clone(),
         verbose: args.verbose,
+        fuzz_seconds: args.fuzz_seconds,
     };
 
     let mut table: Vec<Row> = Vec::new();
@@ -103,16 +119,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             row.add(counts, begun.elapsed());
         }
     }
-    if with_doc {
-        shell::heading("Suite doc");
+    let mut whole = |suite: &str, run: &dyn Fn() -> Result<Counts>| -> Result<()> {
+        shell::heading(&format!("Suite {suite}"));
         let begun = Instant::now();
-        let counts = execute::doc_tests(&plan, args.fast)?;
+        let counts = run()?;
         let mut row = Row {
-            suite: DOC.to_owned(),
+            suite: suite.to_owned(),
             ..Row::default()
         };
         row.add(counts, begun.elapsed());
         table.push(row);
+        Ok(())
+    };
+    if with_doc {
+        whole(DOC, &|| execute::doc_tests(&plan, args.fast))?;
+    }
+    if with_fuzz {
+        whole(fuzz::SUITE, &|| fuzz::run(&plan, &args.suites))?;
     }
     report(&table, building, started.elapsed(), ci, &plan.logs)
 }
@@ -189,7 +212,7 @@ fn report(table: &[Row], building: Duration, all: Duration, ci: bool, logs: &Pat
 
 fn names(binaries: &[Binary]) -> String {
     let mut names: Vec<&str> = binaries.iter().map(|binary| binary.suite.as_str()).collect();
-    names.push(DOC);
+    names.extend([DOC, fuzz::SUITE]);
     names.dedup();
     names.join(", ")
 }

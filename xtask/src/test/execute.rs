@@ -21,6 +21,7 @@ pub(super) struct Plan {
     pub(super) logs: PathBuf,
     pub(super) rest: Vec<String>,
     pub(super) verbose: bool,
+    pub(super) fuzz_seconds: u32,
 }
 
 /// How many tests came out how.
@@ -271,6 +272,7 @@ mod tests {
             logs: folder.path().to_path_buf(),
             rest: Vec::new(),
             verbose: false,
+            fuzz_seconds: 1,
         }
     }
 
