@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod enforced;
+mod escape;
 mod kernel_lab;
 mod lab;
 mod postgres;
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub use client::{Client, Message, message, say};
 pub use config::{ALLOW_ALL, policy, target};
 pub use enforced::Enforced;
+pub use escape::{Escape, Invoker, Told, python};
 pub use kernel_lab::KernelLab;
 pub use lab::Lab;
 pub use postgres::Postgres;

@@ -65,16 +65,30 @@ impl Postgres {
             Self::PORT,
             this.directory.path().display()
         );
-        let log = this.directory.path().join("log");
-        check(
-            this.as_postgres("pg_ctl")
-                .arg("-D")
-                .arg(&data)
-                .args(["-w", "-o", &options, "-l"])
-                .arg(log)
-                .arg("start"),
-        )?;
+        this.control("start", &options)?;
         Ok(this)
+    }
+
+    fn control(&self, what: &str, options: &str) -> Result<()> {
+        let data = self.directory.path().join("data");
+        let log = self.directory.path().join("log");
+        let mut command = self.as_postgres("pg_ctl");
+        command.arg("-D").arg(data).args(["-w", "-o", options, "-l"]);
+        check(command.arg(log).arg(what)).map(|_| ())
+    }
+
+    /// Starts it anew, with Unix sockets also in these directories, or abstract ones where they begin with `@`, and on all
+    /// addresses of the machine.
+    pub fn listen_everywhere(&self, sockets: &[&str]) -> Result<()> {
+        let own = self.directory.path().display().to_string();
+        let sockets = [&[own.as_str()], sockets].concat().join(",");
+        self.control(
+            "restart",
+            &format!(
+                "-c listen_addresses=* -c port={} -c unix_socket_directories={sockets} -c fsync=off",
+                Self::PORT
+            ),
+        )
     }
 
     /// Has a role asked for its password from now on.
