@@ -131,6 +131,15 @@ impl KernelLab {
         &self.netns
     }
 
+    /// A path by which another process opens the namespace, while this one lives.
+    #[must_use]
+    pub fn netns_path(&self) -> PathBuf {
+        let fd = std::os::fd::AsFd::as_fd(&self.netns);
+        Path::new("/proc")
+            .join(std::process::id().to_string())
+            .join(format!("fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))
+    }
+
     /// Puts another namespace in its place, for the clients to come.
     pub fn swap_netns(&mut self, netns: NetnsFd) -> NetnsFd {
         std::mem::replace(&mut self.netns, netns)
@@ -184,9 +193,16 @@ impl KernelLab {
 
     /// Python in the pod, with `dial` and `told`; it prints what it saw.
     pub fn python(&self, cgroup: &str, script: &str) -> Result<Child> {
+        self.python_with(cgroup, script, &[])
+    }
+
+    /// The same with arguments, from `sys.argv[1]` on.
+    pub fn python_with(&self, cgroup: &str, script: &str, arguments: &[&str]) -> Result<Child> {
         self.spawn(
             cgroup,
-            Command::new("python3").args(["-c", &format!("{PRELUDE}\n{script}")]),
+            Command::new("python3")
+                .args(["-c", &format!("{PRELUDE}\n{script}")])
+                .args(arguments),
         )
     }
 
@@ -234,6 +250,16 @@ impl KernelLab {
         };
         let origin = self.redirect()?.origins().origin(&tuple);
         Ok((connection, origin))
+    }
+
+    /// Waits until something holds.
+    pub fn wait_for(&self, what: &str, condition: impl Fn() -> Result<bool>) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while !condition()? {
+            ensure!(Instant::now() < until, "never: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// One of the kernel side's counters, such as `diverted`.

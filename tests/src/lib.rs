@@ -38,15 +38,20 @@ pub fn can_be_root() -> Result<bool> {
 
 /// The agent's binary, which `cargo xtask build` has built beside the tests.
 pub fn bailiff() -> Result<PathBuf> {
+    harness_program("bailiff")
+}
+
+/// A program that is built beside the tests, such as one that stands in for an agent.
+pub fn harness_program(name: &str) -> Result<PathBuf> {
     let mut path = std::env::current_exe()?;
     path.pop();
     if path.ends_with("deps") {
         path.pop();
     }
-    path.push("bailiff");
+    path.push(name);
     ensure!(
         path.exists(),
-        "{} is missing; run `cargo xtask build`",
+        "{} is missing; run `cargo xtask test`",
         path.display()
     );
     Ok(path)

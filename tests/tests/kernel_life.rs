@@ -1,0 +1,262 @@
+//! What the kernel side does while agents come, hang, die and go.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bailiff_common::{Origin, OriginKey};
+use bailiff_model::FailureMode;
+use bailiff_tests::{KernelLab, harness_program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Connects again and again to each of the addresses until told to stop by a number of rounds or of seconds, and prints how
+/// often it went well, and how often otherwise, by the error's name.
+const CALLER: &str = "
+import collections, json, time
+addresses, rounds, seconds = sys.argv[1].split(), int(sys.argv[2]), float(sys.argv[3])
+went = collections.Counter()
+until = time.monotonic() + seconds
+def call(address):
+    s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET)
+    s.settimeout(20)
+    try:
+        s.connect((address, 5432))
+        s.sendall(f'{os.getpid()} {address} 5432\\n'.encode())
+        return 'ok' if s.recv(1) == b'x' else 'closed'
+    finally: s.close()
+for number in range(rounds):
+    if time.monotonic() > until: break
+    went[told(lambda: call(addresses[number % len(addresses)]))] += 1
+print(json.dumps(went))
+";
+
+/// The agent in a process of its own.
+struct StandIn {
+    child: Child,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl StandIn {
+    fn start(lab: &KernelLab) -> Result<Self> {
+        let mut child = Command::new(harness_program("stand-in-agent")?)
+            .arg(lab.pins())
+            .arg(lab.root())
+            .arg(lab.netns_path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()?;
+        let mut said = BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        ensure!(line == "ready\n", "the agent didn't start");
+        Ok(Self { child, said })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Ends it as a take-over does: how many connections it served, and how many had a wrong origin.
+    fn retire(mut self) -> Result<(u64, u64)> {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        self.said.read_to_string(&mut text)?;
+        let (served, wrong) = text.trim().split_once(' ').context("no counts")?;
+        Ok((served.parse()?, wrong.parse()?))
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn caller(lab: &KernelLab, addresses: &str, rounds: u32, seconds: f32) -> Result<Child> {
+    lab.python_with(
+        "pods/a/main",
+        CALLER,
+        &[addresses, &rounds.to_string(), &seconds.to_string()],
+    )
+}
+
+/// How often each answer came over all callers.
+fn went(callers: Vec<Child>) -> Result<std::collections::BTreeMap<String, u64>> {
+    let mut sum = std::collections::BTreeMap::new();
+    for caller in callers {
+        let counts: std::collections::BTreeMap<String, u64> =
+            serde_json::from_str(&KernelLab::answer(caller)?)?;
+        for (answer, count) in counts {
+            *sum.entry(answer).or_default() += count;
+        }
+    }
+    Ok(sum)
+}
+
+/// Entries in the map of origins.
+fn origins_held(lab: &KernelLab) -> Result<usize> {
+    let map = aya::maps::MapData::from_pin(lab.pins().join("maps-v1/ORIGINS"))?;
+    let map: aya::maps::HashMap<_, OriginKey, Origin> = aya::maps::Map::HashMap(map).try_into()?;
+    Ok(map.keys().filter(Result::is_ok).count())
+}
+
+#[test]
+fn ten_thousand_connections_in_a_burst_have_their_own_origins() -> Result<()> {
+    let Some(lab) = KernelLab::new("burst", FailureMode::Closed)? else {
+        return Ok(());
+    };
+    let agent = StandIn::start(&lab)?;
+    let callers = (0..8)
+        .map(|_| caller(&lab, "10.9.8.7 fd00:9::7 ::ffff:10.9.8.7", 1250, 60.0))
+        .collect::<Result<Vec<_>>>()?;
+    let went = went(callers)?;
+    ensure!(went.len() == 1 && went.get("ok") == Some(&10_000), "{went:?}");
+    ensure!(agent.retire()? == (10_000, 0));
+    ensure!(lab.counted("diverted") == 10_000 && lab.counted("origin_lost") == 0);
+    lab.wait_for("origins go with their connections", || {
+        Ok(origins_held(&lab)? == 0)
+    })
+}
+
+#[test]
+fn a_killed_agent_refuses_at_once_and_the_next_one_goes_on() -> Result<()> {
+    let Some(lab) = KernelLab::new("killed", FailureMode::Closed)? else {
+        return Ok(());
+    };
+    let agent = StandIn::start(&lab)?;
+    let before = went(vec![caller(&lab, "10.9.8.7", 3, 10.0)?])?;
+    ensure!(before.get("ok") == Some(&3), "{before:?}");
+    drop(agent);
+    let refused = lab.counted("refused_agent");
+    let without = went(vec![caller(&lab, "10.9.8.7 fd00:9::7", 4, 10.0)?])?;
+    ensure!(without.get("ECONNREFUSED") == Some(&4), "{without:?}");
+    ensure!(lab.counted("refused_agent") == refused + 4);
+    let agent = StandIn::start(&lab)?;
+    let after = went(vec![caller(&lab, "10.9.8.7 fd00:9::7", 4, 10.0)?])?;
+    ensure!(after.get("ok") == Some(&4), "{after:?}");
+    ensure!(agent.retire()? == (4, 0));
+    Ok(())
+}
+
+/// The database, at its own address in the pod's namespace: answers whatever comes.
+fn database(lab: &KernelLab) -> Result<std::sync::Arc<std::sync::atomic::AtomicUsize>> {
+    lab.own_protected_address()?;
+    let listener = lab.netns().run_in(|| TcpListener::bind("10.9.8.7:5432"))??;
+    let direct = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+    let count = std::sync::Arc::clone(&direct);
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            count.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            let _ = client.write_all(b"x");
+            let _ = client.read_to_end(&mut Vec::new());
+        }
+    });
+    Ok(direct)
+}
+
+#[test]
+fn with_failure_mode_open_a_killed_agent_lets_connections_go_direct() -> Result<()> {
+    let Some(lab) = KernelLab::new("killed-open", FailureMode::Open)? else {
+        return Ok(());
+    };
+    let direct = database(&lab)?;
+    let reached = || direct.load(std::sync::atomic::Ordering::Acquire);
+    let agent = StandIn::start(&lab)?;
+    ensure!(went(vec![caller(&lab, "10.9.8.7", 3, 10.0)?])?.get("ok") == Some(&3));
+    ensure!(reached() == 0 && lab.counted("direct") == 0);
+    drop(agent);
+    ensure!(went(vec![caller(&lab, "10.9.8.7", 3, 10.0)?])?.get("ok") == Some(&3));
+    ensure!(reached() == 3 && lab.counted("direct") == 3);
+    let agent = StandIn::start(&lab)?;
+    ensure!(went(vec![caller(&lab, "10.9.8.7", 3, 10.0)?])?.get("ok") == Some(&3));
+    ensure!(reached() == 3, "once an agent is back, nothing goes direct");
+    ensure!(agent.retire()? == (3, 0));
+    Ok(())
+}
+
+#[test]
+fn a_hung_agent_counts_as_none_until_it_goes_on() -> Result<()> {
+    for mode in [FailureMode::Closed, FailureMode::Open] {
+        let Some(lab) = KernelLab::new("hung", mode)? else {
+            return Ok(());
+        };
+        let direct = database(&lab)?;
+        let agent = StandIn::start(&lab)?;
+        agent.signal(Signal::SIGSTOP)?;
+        // Until the heartbeat is too old, connections are queued, and the client doesn't hang in connect.
+        let queued = lab.python(
+            "pods/a/main",
+            "
+s = socket.create_connection(('10.9.8.7', 5432), timeout=20)
+print('connected', flush=True)
+s.sendall(b'%d 10.9.8.7 5432\\n' % os.getpid())
+print(s.recv(1))
+",
+        )?;
+        let mut queued = queued;
+        let mut said = BufReader::new(queued.stdout.take().context("no output")?);
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        ensure!(line == "connected\n", "{line:?}");
+        std::thread::sleep(Duration::from_millis(1200));
+        let without = went(vec![caller(&lab, "10.9.8.7", 3, 10.0)?])?;
+        let reached = direct.load(std::sync::atomic::Ordering::Acquire);
+        match mode {
+            FailureMode::Closed => {
+                ensure!(
+                    without.get("ECONNREFUSED") == Some(&3) && reached == 0,
+                    "{without:?}"
+                );
+            }
+            FailureMode::Open => {
+                ensure!(without.get("ok") == Some(&3) && reached == 3, "{without:?}");
+            }
+        }
+        agent.signal(Signal::SIGCONT)?;
+        line.clear();
+        said.read_line(&mut line)?;
+        ensure!(line == "b'x'\n", "{line:?}");
+        queued.wait()?;
+        lab.wait_for("the agent beats again", || {
+            let served = went(vec![caller(&lab, "10.9.8.7", 1, 10.0)?])?;
+            Ok(served.get("ok") == Some(&1))
+        })?;
+        ensure!(agent.retire()?.1 == 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn agents_take_over_from_one_another_at_full_rate_and_nothing_is_refused() -> Result<()> {
+    let Some(lab) = KernelLab::new("handover", FailureMode::Closed)? else {
+        return Ok(());
+    };
+    let mut agent = StandIn::start(&lab)?;
+    let callers = (0..4)
+        .map(|_| caller(&lab, "10.9.8.7 fd00:9::7", u32::MAX, 5.0))
+        .collect::<Result<Vec<_>>>()?;
+    let (mut served, mut wrong) = (0, 0);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(400));
+        let next = StandIn::start(&lab)?;
+        let counts = std::mem::replace(&mut agent, next).retire()?;
+        ensure!(counts.0 > 0, "each of them was connected to");
+        served += counts.0;
+        wrong += counts.1;
+    }
+    let went = went(callers)?;
+    let counts = agent.retire()?;
+    ensure!(went.len() == 1, "{went:?}");
+    ensure!(
+        went.get("ok") == Some(&(served + counts.0)),
+        "{went:?} of {served} + {}",
+        counts.0
+    );
+    ensure!(wrong + counts.1 == 0);
+    ensure!(lab.counted("refused_agent") == 0 && lab.counted("refused_listener") == 0);
+    Ok(())
+}
