@@ -11,7 +11,7 @@ use bailiff_kernel::netns::NetnsFd;
 use bailiff_kernel::{FourTuple, GuardBy, Options, Origin, Redirect, TargetEntry, cgroup, net};
 use bailiff_model::FailureMode;
 
-use crate::{can_be_root, check};
+use crate::{Alone, can_be_root, check};
 
 /// A pod's cgroup and namespace, with the kernel side in force. Dropping it takes everything down.
 #[derive(Debug)]
@@ -54,9 +54,27 @@ impl KernelLab {
     /// The pod, enrolled, with listeners at which the test accepts. The name is a part of those of its cgroup and pins. `None`
     /// where the test can't be root.
     pub fn new(name: &str, mode: FailureMode) -> Result<Option<Self>> {
-        if !can_be_root()? {
-            return Ok(None);
+        let lab = Self::without_redirect(name, mode)?;
+        lab.map(|mut lab| lab.enforce().map(|()| lab)).transpose()
+    }
+
+    /// The same before the kernel side is in force.
+    pub fn without_redirect(name: &str, mode: FailureMode) -> Result<Option<Self>> {
+        if can_be_root()? {
+            Self::made(name, mode).map(Some)
+        } else {
+            Ok(None)
         }
+    }
+
+    /// The pod on a machine that no other test uses at this time.
+    pub fn alone(name: &str, mode: FailureMode, _: &Alone) -> Result<Self> {
+        let mut lab = Self::made(name, mode)?;
+        lab.enforce()?;
+        Ok(lab)
+    }
+
+    fn made(name: &str, mode: FailureMode) -> Result<Self> {
         let name = format!("bailiff-test-{name}-{}", std::process::id());
         let root = cgroup::mount()?.join(&name);
         for part in ["pods/a/main", "pods/stranger", "agent"] {
@@ -65,7 +83,7 @@ impl KernelLab {
         let netns = NetnsFd::create()?;
         netns.run_in(|| check(Command::new("ip").args(["link", "set", "lo", "up"])))??;
         let (port, listeners) = net::listeners_in(&netns)?;
-        let mut this = Self {
+        Ok(Self {
             name,
             root,
             netns,
@@ -73,12 +91,16 @@ impl KernelLab {
             listeners,
             port,
             mode,
-        };
-        let mut redirect = Redirect::load(this.options()?)?;
-        redirect.set_targets(&this.targets()?)?;
-        redirect.enroll(this.cgroup_id("pods/a")?, this.netns.cookie(), port)?;
-        this.redirect = Some(redirect);
-        Ok(Some(this))
+        })
+    }
+
+    /// Puts the kernel side in force.
+    pub fn enforce(&mut self) -> Result<()> {
+        let mut redirect = Redirect::load(self.options()?)?;
+        redirect.set_targets(&self.targets()?)?;
+        redirect.enroll(self.cgroup_id("pods/a")?, self.netns.cookie(), self.port)?;
+        self.redirect = Some(redirect);
+        Ok(())
     }
 
     /// How the kernel side is set up here, for a second agent to take over.

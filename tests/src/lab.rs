@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{Client, Enforced, Postgres, Running, can_be_root, policy, target};
+use crate::{Alone, Client, Enforced, Postgres, Running, can_be_root, policy, target};
 
 /// What most tests of sessions need.
 #[derive(Debug)]
@@ -17,15 +17,25 @@ impl Lab {
     /// A server and a configuration with these rules; `None` where the test can't be root. `more` are further lines of the
     /// target.
     pub fn new(rules: &str, more: &str) -> Result<Option<Self>> {
-        if !can_be_root()? {
-            return Ok(None);
+        if can_be_root()? {
+            Self::made(rules, more).map(Some)
+        } else {
+            Ok(None)
         }
+    }
+
+    /// The same on a machine that no other test uses at this time.
+    pub fn alone(rules: &str, more: &str, _: &Alone) -> Result<Self> {
+        Self::made(rules, more)
+    }
+
+    fn made(rules: &str, more: &str) -> Result<Self> {
         let server = Postgres::start_anywhere()?;
         let enforced = Enforced::with(&[
             ("target.yaml", &target(server.address(), more)),
             ("policy.yaml", &policy(rules)),
         ])?;
-        Ok(Some(Self { server, enforced }))
+        Ok(Self { server, enforced })
     }
 
     /// The same with further options of `bailiff run`.

@@ -6,6 +6,8 @@ mod enforced;
 mod escape;
 mod kernel_lab;
 mod lab;
+mod machine;
+mod neighbours;
 mod postgres;
 mod running;
 
@@ -20,12 +22,15 @@ pub use enforced::Enforced;
 pub use escape::{Escape, Invoker, Told, python};
 pub use kernel_lab::KernelLab;
 pub use lab::Lab;
+pub use machine::{Alone, Listing};
+pub use neighbours::Neighbour;
 pub use postgres::Postgres;
 pub use running::Running;
 
 /// Whether a test that needs root can run. Says so where it can't; under CI it has to.
 pub fn can_be_root() -> Result<bool> {
     if nix::unistd::Uid::effective().is_root() {
+        machine::share()?;
         return Ok(true);
     }
     ensure!(

@@ -6,9 +6,11 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use bailiff_common::{Origin, OriginKey};
+use bailiff_kernel::{GuardBy, Redirect};
 use bailiff_model::FailureMode;
-use bailiff_tests::{KernelLab, harness_program};
+use bailiff_tests::{KernelLab, check, harness_program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -258,5 +260,57 @@ fn agents_take_over_from_one_another_at_full_rate_and_nothing_is_refused() -> Re
     );
     ensure!(wrong + counts.1 == 0);
     ensure!(lab.counted("refused_agent") == 0 && lab.counted("refused_listener") == 0);
+    Ok(())
+}
+
+/// Programs on the host's side of a link, by their numbers or by what tc says of them.
+fn guards_of(link: &str, by: GuardBy) -> Result<Vec<String>> {
+    if by == GuardBy::Tcx {
+        let (_, programs) = SchedClassifier::query_tcx(link, TcAttachType::Ingress)?;
+        return Ok(programs.iter().map(|program| program.id().to_string()).collect());
+    }
+    let shown = check(Command::new("tc").args(["filter", "show", "dev", link, "ingress"]))?;
+    let shown = String::from_utf8(shown.stdout)?;
+    Ok(shown
+        .lines()
+        .filter(|line| line.contains("bailiff"))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn guards_on_links_outlive_their_agent_and_are_replaced_by_the_next() -> Result<()> {
+    for by in [GuardBy::Tcx, GuardBy::Clsact] {
+        let Some(mut lab) = KernelLab::new("guards", FailureMode::Closed)? else {
+            return Ok(());
+        };
+        let link = format!("bg{}", std::process::id());
+        let peer = format!("{link}p");
+        check(Command::new("ip").args(["link", "add", &link, "type", "veth", "peer", "name", &peer]))?;
+        let options = bailiff_kernel::Options {
+            guard_by: by,
+            ..lab.options()?
+        };
+        let mut first = Redirect::load(options.clone())?;
+        first.guard_link(&link)?;
+        let of_first = guards_of(&link, by)?;
+        ensure!(of_first.len() == 1, "{of_first:?}");
+        drop(first);
+        ensure!(
+            guards_of(&link, by)? == of_first,
+            "an agent's end takes the guard off"
+        );
+        let mut second = Redirect::load(options)?;
+        second.guard_link(&link)?;
+        let of_second = guards_of(&link, by)?;
+        ensure!(
+            of_second.len() == 1 && of_second != of_first,
+            "{of_first:?} {of_second:?}"
+        );
+        lab.swap_redirect(None);
+        second.remove()?;
+        lab.wait_for("the guard goes", || Ok(guards_of(&link, by)?.is_empty()))?;
+        check(Command::new("ip").args(["link", "del", &link]))?;
+    }
     Ok(())
 }
