@@ -12,9 +12,10 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use bailiff_common::{
-    Address, Counter, EXEMPT, Enrolment, NOTE_DIRECT, NOTE_DIVERTED, OriginKey, SocketNote, V4_MAPPED,
+    Address, Counter, EXEMPT, Enrolment, NOTE_DIRECT, NOTE_DIVERTED, OriginKey, SocketNote,
 };
 
+use crate::address::{is_loopback, is_mapped, mapped, read_words, word};
 use crate::maps::{
     HEARTBEAT, ORIGINS, PROCESSES, SOCKETS, config, count, current_pod, maybe_protected, protected,
 };
@@ -26,6 +27,8 @@ const TCP: u32 = 6;
 const SOCK_STREAM: u32 = 1;
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
+/// The loopback is every namespace's first device.
+const LOOPBACK: u32 = 1;
 const CREATE: u64 = 1;
 const CURRENT_NETNS: u64 = u64::MAX;
 
@@ -109,6 +112,9 @@ fn try_connect(ctx: &SockAddrContext, family: Family) -> Result<(), Counter> {
     if netns != enrolment.netns {
         return Err(Counter::RefusedNamespace);
     }
+    if !reaches_loopback(ctx, sk) {
+        return Err(Counter::RefusedError);
+    }
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let failed = if !agent_answers(
@@ -133,20 +139,6 @@ fn try_connect(ctx: &SockAddrContext, family: Family) -> Result<(), Counter> {
         return Ok(());
     }
     describe(note, cookie, pod_cgroup, cgroup, &destination, port, &enrolment);
-    // A socket that is bound to a device would never reach the loopback.
-    // SAFETY: the context and the option's value are valid for the call.
-    unsafe {
-        if (*sk).bound_dev_if != 0 {
-            let mut none = 0u32;
-            bpf_setsockopt(
-                ctx.as_ptr(),
-                SOL_SOCKET,
-                SO_BINDTODEVICE,
-                (&raw mut none).cast(),
-                4,
-            );
-        }
-    }
     divert(ctx, family, &destination, enrolment.port);
     count(Counter::Diverted);
     Ok(())
@@ -171,35 +163,31 @@ fn not_the_listener(_: &SockAddrContext, port: u16) -> Result<(), Counter> {
 
 #[inline(always)]
 fn asked_for(ctx: &SockAddrContext, family: Family) -> Address {
-    // SAFETY: the context is valid for the call; each word is read by itself, as the verifier wants it.
-    let addr = unsafe { &*ctx.sock_addr };
-    let mut address = [0u8; 16];
-    match family {
-        Family::V4 => {
-            address[..12].copy_from_slice(&V4_MAPPED);
-            address[12..].copy_from_slice(&addr.user_ip4.to_ne_bytes());
-        }
-        Family::V6 => {
-            address[0..4].copy_from_slice(&addr.user_ip6[0].to_ne_bytes());
-            address[4..8].copy_from_slice(&addr.user_ip6[1].to_ne_bytes());
-            address[8..12].copy_from_slice(&addr.user_ip6[2].to_ne_bytes());
-            address[12..16].copy_from_slice(&addr.user_ip6[3].to_ne_bytes());
+    let addr = ctx.sock_addr;
+    // SAFETY: the context is valid for the call.
+    unsafe {
+        match family {
+            Family::V4 => mapped((*addr).user_ip4),
+            Family::V6 => read_words(&raw const (*addr).user_ip6),
         }
     }
-    address
 }
 
+/// Undoes a socket's binding to a device, from which it would never reach the loopback. The kernel asks the caller for
+/// CAP_NET_RAW, so that this fails for others.
 #[inline(always)]
-fn is_mapped(address: &Address) -> bool {
-    address[..12] == V4_MAPPED
-}
-
-#[inline(always)]
-fn is_loopback(address: &Address) -> bool {
-    if is_mapped(address) {
-        address[12] == 127 || address[12..] == [0; 4]
-    } else {
-        address[..15] == [0; 15] // ::1, and :: which means it.
+fn reaches_loopback(ctx: &SockAddrContext, sk: *mut bpf_sock) -> bool {
+    // SAFETY: the context, its socket and the option's value are valid for the call.
+    unsafe {
+        let mut none = 0u32;
+        matches!((*sk).bound_dev_if, 0 | LOOPBACK)
+            || bpf_setsockopt(
+                ctx.as_ptr(),
+                SOL_SOCKET,
+                SO_BINDTODEVICE,
+                (&raw mut none).cast(),
+                4,
+            ) == 0
     }
 }
 
@@ -259,12 +247,9 @@ fn agent_answers(
         36
     } else {
         let v4 = u32::from_ne_bytes([127, 0, 0, 1]);
-        // SAFETY: as above.
-        unsafe {
-            tuple.__bindgen_anon_1.ipv4.saddr = v4;
-            tuple.__bindgen_anon_1.ipv4.daddr = v4;
-            tuple.__bindgen_anon_1.ipv4.dport = port.to_be();
-        }
+        tuple.__bindgen_anon_1.ipv4.saddr = v4;
+        tuple.__bindgen_anon_1.ipv4.daddr = v4;
+        tuple.__bindgen_anon_1.ipv4.dport = port.to_be();
         12
     };
     // SAFETY: context and tuple are valid for the call; what is found is released.
@@ -427,21 +412,13 @@ fn show_asked_for(ctx: &SockAddrContext, family: Family) {
         found = unsafe { ORIGINS.get(&key) }.map(|origin| (origin.destination, origin.port));
     }
     let Some((destination, port)) = found else { return };
-    let word = |at: usize| {
-        u32::from_ne_bytes([
-            destination[at],
-            destination[at + 1],
-            destination[at + 2],
-            destination[at + 3],
-        ])
-    };
     match family {
-        Family::V4 => addr.user_ip4 = word(12),
+        Family::V4 => addr.user_ip4 = word(&destination, 12),
         Family::V6 => {
-            addr.user_ip6[0] = word(0);
-            addr.user_ip6[1] = word(4);
-            addr.user_ip6[2] = word(8);
-            addr.user_ip6[3] = word(12);
+            addr.user_ip6[0] = word(&destination, 0);
+            addr.user_ip6[1] = word(&destination, 4);
+            addr.user_ip6[2] = word(&destination, 8);
+            addr.user_ip6[3] = word(&destination, 12);
         }
     }
     addr.user_port = u32::from(port.to_be());
@@ -453,20 +430,10 @@ fn show_asked_for(ctx: &SockAddrContext, family: Family) {
 /// The socket must come from the context.
 #[inline(always)]
 unsafe fn local_of(sk: &bpf_sock, family: Family) -> (Address, u16) {
-    let mut address = [0u8; 16];
-    match family {
-        Family::V4 => {
-            address[..12].copy_from_slice(&V4_MAPPED);
-            address[12..].copy_from_slice(&sk.src_ip4.to_ne_bytes());
-        }
-        // SAFETY: fields of a valid reference. Volatile, so that each is read by itself, as the verifier wants it.
-        Family::V6 => unsafe {
-            address[0..4].copy_from_slice(&core::ptr::read_volatile(&raw const sk.src_ip6[0]).to_ne_bytes());
-            address[4..8].copy_from_slice(&core::ptr::read_volatile(&raw const sk.src_ip6[1]).to_ne_bytes());
-            address[8..12].copy_from_slice(&core::ptr::read_volatile(&raw const sk.src_ip6[2]).to_ne_bytes());
-            address[12..16]
-                .copy_from_slice(&core::ptr::read_volatile(&raw const sk.src_ip6[3]).to_ne_bytes());
-        },
-    }
+    let address = match family {
+        Family::V4 => mapped(sk.src_ip4),
+        // SAFETY: a field of a valid reference.
+        Family::V6 => unsafe { read_words(&raw const sk.src_ip6) },
+    };
     (address, sk.src_port as u16)
 }

@@ -11,8 +11,9 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::{cgroup_skb, classifier};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
-use bailiff_common::{Address, Config, Counter, MAX_CGROUP_LEVELS, NOTE_DIRECT, V4_MAPPED};
+use bailiff_common::{Address, Config, Counter, MAX_CGROUP_LEVELS, NOTE_DIRECT};
 
+use crate::address::mapped;
 use crate::connect::note;
 use crate::maps::{ADDRESSES, config, count, protected};
 
@@ -160,9 +161,7 @@ fn parse_v4(skb: *mut c_void, at: u32, _: u32) -> Option<Packet> {
     }
     let header = u32::from(ip[0] & 0xf) * 4;
     let total = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let mut destination = [0u8; 16];
-    destination[..12].copy_from_slice(&V4_MAPPED);
-    destination[12..].copy_from_slice(&ip[16..20]);
+    let destination = mapped(u32::from_ne_bytes([ip[16], ip[17], ip[18], ip[19]]));
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
     Some(transport(
         skb,

@@ -5,8 +5,9 @@ use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use bailiff_common::{Address, Counter, NOTE_DIVERTED, OriginKey, V4_MAPPED};
+use bailiff_common::{Counter, NOTE_DIVERTED, OriginKey};
 
+use crate::address::{mapped, read_words};
 use crate::connect::note;
 use crate::maps::{ORIGINS, count};
 
@@ -93,42 +94,10 @@ fn addresses_v4(ops: *mut bpf_sock_ops, key: &mut OriginKey) -> u32 {
 
 #[inline(never)]
 fn addresses_v6(ops: *mut bpf_sock_ops, key: &mut OriginKey) -> u32 {
-    // Volatile, since two words read as one give "invalid bpf_context access off=48 size=8".
     // SAFETY: the context is valid for the call.
     unsafe {
-        let word = |place: *const u32| core::ptr::read_volatile(place);
-        let local = &raw const (*ops).local_ip6;
-        let remote = &raw const (*ops).remote_ip6;
-        key.client = words(
-            word(&raw const (*local)[0]),
-            word(&raw const (*local)[1]),
-            word(&raw const (*local)[2]),
-            word(&raw const (*local)[3]),
-        );
-        key.listener = words(
-            word(&raw const (*remote)[0]),
-            word(&raw const (*remote)[1]),
-            word(&raw const (*remote)[2]),
-            word(&raw const (*remote)[3]),
-        );
+        key.client = read_words(&raw const (*ops).local_ip6);
+        key.listener = read_words(&raw const (*ops).remote_ip6);
     }
     0
-}
-
-#[inline(always)]
-fn mapped(v4: u32) -> Address {
-    let mut address = [0u8; 16];
-    address[..12].copy_from_slice(&V4_MAPPED);
-    address[12..].copy_from_slice(&v4.to_ne_bytes());
-    address
-}
-
-#[inline(always)]
-fn words(a: u32, b: u32, c: u32, d: u32) -> Address {
-    let mut address = [0u8; 16];
-    address[0..4].copy_from_slice(&a.to_ne_bytes());
-    address[4..8].copy_from_slice(&b.to_ne_bytes());
-    address[8..12].copy_from_slice(&c.to_ne_bytes());
-    address[12..16].copy_from_slice(&d.to_ne_bytes());
-    address
 }

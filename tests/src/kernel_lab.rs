@@ -284,6 +284,20 @@ impl KernelLab {
         Ok(())
     }
 
+    /// Under what the origin of an accepted connection is kept.
+    pub fn tuple(&self, connection: &TcpStream) -> Result<FourTuple> {
+        Ok(FourTuple {
+            netns: self.netns.cookie(),
+            client: connection.peer_addr()?,
+            listener: connection.local_addr()?,
+        })
+    }
+
+    /// What is noted about a connection now.
+    pub fn origin(&self, connection: &FourTuple) -> Result<Option<Origin>> {
+        Ok(self.redirect()?.origins().origin(connection))
+    }
+
     /// One of the kernel side's counters, such as `diverted`.
     #[must_use]
     pub fn counted(&self, event: &str) -> u64 {

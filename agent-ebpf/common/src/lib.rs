@@ -207,7 +207,7 @@ pub enum Counter {
     RefusedListener = 4,
     /// Refused: the map of origins is full and the target's failure mode is Closed.
     RefusedFull = 5,
-    /// Refused: something that never should have failed did.
+    /// Refused: a socket that is bound to a device by who can't undo it; or something failed that never should.
     RefusedError = 6,
     /// Went direct: the agent doesn't answer and the target's failure mode is Open.
     Direct = 7,
