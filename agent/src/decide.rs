@@ -3,6 +3,7 @@
 mod cache;
 mod decider;
 mod in_force;
+mod kept;
 
 pub use cache::ClassificationCache;
 pub(crate) use cache::Meaning;

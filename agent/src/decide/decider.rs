@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::InForce;
 use super::cache::Meaning;
+use super::kept::Kept;
 use crate::proxy::End;
 use crate::proxy::worker::WorkerShared;
 
@@ -52,6 +53,8 @@ pub(crate) struct Decider {
     chain: Arc<Chain>,
     policy: ChainPolicy,
     generation: u64,
+    epoch: u64,
+    kept: Kept,
     parsers: Arc<ParserPool>,
     shared: Rc<WorkerShared>,
     settings: Settings,
@@ -81,6 +84,8 @@ impl Decider {
             chain,
             policy,
             generation,
+            epoch: 0,
+            kept: Kept::default(),
             parsers,
             shared,
             settings,
@@ -183,10 +188,55 @@ impl Decider {
         self.rule(&None)
     }
 
-    /// What is decided now about a statement that was prepared, where the policy changed since. `None`: as before.
-    pub(crate) fn rule_again(&mut self, meaning: &Meaning, before: &Ruling) -> Option<Arc<Ruling>> {
+    /// Grows whenever the policy or the settings change, so that the same statement may be decided in another way.
+    pub(crate) fn epoch(&mut self) -> u64 {
         self.refresh();
-        (before.generation() != self.generation).then(|| self.rule(meaning))
+        self.epoch
+    }
+
+    /// What is decided now about a statement that was prepared in an earlier epoch.
+    pub(crate) fn rule_again(&mut self, meaning: &Meaning) -> Arc<Ruling> {
+        self.rule(meaning)
+    }
+
+    /// The answer to an operation in the end: that which runs what another one left behind is decided by what it runs.
+    pub(crate) fn answer(&mut self, ruling: Arc<Ruling>) -> Arc<Ruling> {
+        if !ruling.lasting().draws {
+            return ruling;
+        }
+        match self.denied_of_kept() {
+            Some(denied) => denied
+                .denies_as(&ruling)
+                // Uncertainty denies: its rows would have to be masked, and can't be told.
+                .unwrap_or_else(|| self.policy.decide_unknown(&self.settings)),
+            None => ruling,
+        }
+    }
+
+    /// Notes an operation that was allowed and may leave something behind.
+    pub(crate) fn keep(&mut self, meaning: &Meaning, ruling: &Ruling) {
+        let lasting = ruling.lasting();
+        if lasting.leaves() {
+            self.kept.note(meaning, self.epoch, lasting.beyond_transaction);
+        }
+    }
+
+    /// Whether a name must surely stand for the statement that it seems to: where rows are masked, or where something that the
+    /// session left behind isn't allowed any more.
+    pub(crate) fn needs_sure_names(&mut self) -> bool {
+        self.policy.masks_in_force() || self.denied_of_kept().is_some()
+    }
+
+    /// Says that no transaction is open.
+    pub(crate) fn transaction_ended(&mut self) {
+        self.kept.transaction_ended();
+    }
+
+    fn denied_of_kept(&mut self) -> Option<Arc<Ruling>> {
+        let mut kept = std::mem::take(&mut self.kept);
+        let denied = kept.denied(self.epoch, |meaning| self.rule(meaning));
+        self.kept = kept;
+        denied
     }
 
     /// Takes a setting that the server reports.
@@ -232,8 +282,7 @@ impl Decider {
     pub(crate) fn distrust_search_path(&mut self) {
         if self.settings.search_path_trusted {
             self.settings.search_path_trusted = false;
-            self.rulings.clear();
-            self.unknown = None;
+            self.forget_rulings();
         }
     }
 
@@ -285,6 +334,11 @@ impl Decider {
         self.policy = set.for_chain(target, &self.chain);
         self.target = Arc::clone(target);
         self.generation = set.generation();
+        self.forget_rulings();
+    }
+
+    fn forget_rulings(&mut self) {
+        self.epoch += 1;
         self.rulings.clear();
         self.unknown = None;
     }

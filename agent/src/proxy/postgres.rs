@@ -1,6 +1,7 @@
 //! PostgreSQL's frontend/backend protocol, version 3.
 
 mod evidence;
+mod names;
 mod opening;
 mod operation;
 mod serving;

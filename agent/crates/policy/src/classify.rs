@@ -7,12 +7,14 @@
 mod catalog;
 mod effects;
 mod functions;
+mod lasting;
 mod shape;
 mod tree;
 mod walk;
 
 pub(crate) use catalog::is_catalog;
 pub(crate) use functions::is_pure;
+pub use lasting::Lasting;
 pub(crate) use shape::{Output, Shape};
 pub(crate) use walk::{PathMove, any_relation};
 
@@ -50,6 +52,7 @@ pub struct Classified {
     statements: Vec<Statement>,
     shapes: Vec<Shape>,
     moves: PathMove,
+    lasting: Lasting,
     literals_name_types: bool,
 }
 
@@ -82,6 +85,12 @@ impl Classified {
         self.moves != PathMove::Stays
     }
 
+    /// What of it outlives its answer.
+    #[must_use]
+    pub fn lasting(&self) -> Lasting {
+        self.lasting
+    }
+
     pub(crate) fn moves(&self) -> &PathMove {
         &self.moves
     }
@@ -96,6 +105,7 @@ impl Classified {
                 .any(|function| function.schema.is_none() && function.name != "set_config")
             {
                 statement.effects = statement.effects.with(SqlEffect::Execute);
+                all.lasting = all.lasting.and(Lasting::CODE);
             }
         }
         all
@@ -148,6 +158,7 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
             (PathMove::Stays, moves) | (moves, PathMove::Stays) => moves,
             _ => PathMove::Anywhere,
         };
+        classified.lasting = classified.lasting.and(walked.lasting);
         classified.shapes.push(shape::Shape::of(&tree));
         classified.statements.push(walked.statement);
     }

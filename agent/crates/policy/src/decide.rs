@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, RecordingLevel, SqlEffect, Statement};
 
 use crate::algebra::{Judged, strictest};
-use crate::classify::{Classified, PathMove, Settings, any_relation};
+use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
 use crate::cover::parts;
 use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
@@ -43,6 +43,7 @@ pub struct Ruling {
     denial: Option<Denial>,
     mask_plan: Option<Arc<MaskPlan>>,
     moves_search_path: bool,
+    lasting: Lasting,
     generation: u64,
 }
 
@@ -114,6 +115,30 @@ impl Ruling {
     #[must_use]
     pub fn moves_search_path(&self) -> bool {
         self.moves_search_path
+    }
+
+    /// What of the operation outlives its answer.
+    #[must_use]
+    pub fn lasting(&self) -> Lasting {
+        self.lasting
+    }
+
+    /// This denial as the answer to another operation, which draws from what this one is about. `None` where it's none.
+    #[must_use]
+    pub fn denies_as(&self, drawing: &Self) -> Option<Arc<Self>> {
+        let denial = self.denial.clone()?;
+        let decision = Decision {
+            effects: drawing.decision.effects,
+            ..(*self.decision).clone()
+        };
+        Some(Arc::new(Self {
+            decision: Arc::new(decision),
+            denial: Some(denial),
+            mask_plan: None,
+            moves_search_path: false,
+            lasting: Lasting::default(),
+            generation: self.generation,
+        }))
     }
 
     /// The load of policies that it rests on.
@@ -277,6 +302,7 @@ impl ChainPolicy {
                 PathMove::To(schemas) => *schemas != self.target.search_path,
                 PathMove::Anywhere => true,
             },
+            classified.lasting(),
         ))
     }
 
@@ -304,7 +330,7 @@ impl ChainPolicy {
             (judged.because.rule.is_some() && judged.effect != Effect::Allow).then_some(judged)
         });
         let judged = strictest(std::iter::once(strict.clone()).chain(forbidden)).unwrap_or(strict);
-        Arc::new(self.ruling(judged, None, statement.effects, None, true))
+        Arc::new(self.ruling(judged, None, statement.effects, None, true, Lasting::ANYTHING))
     }
 
     fn ruling(
@@ -314,6 +340,7 @@ impl ChainPolicy {
         effects: EffectSet,
         mask_plan: Option<Arc<MaskPlan>>,
         moves_search_path: bool,
+        lasting: Lasting,
     ) -> Ruling {
         let Judged {
             effect,
@@ -342,6 +369,7 @@ impl ChainPolicy {
             }),
             mask_plan,
             moves_search_path,
+            lasting,
             generation: self.generation,
         }
     }

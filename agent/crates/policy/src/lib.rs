@@ -13,7 +13,7 @@ mod mask;
 mod parser;
 mod permit;
 
-pub use classify::{Classified, Settings, Unclassified, classify};
+pub use classify::{Classified, Lasting, Settings, Unclassified, classify};
 pub use compiled::{Endpoint, PolicySet, Target};
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use load::{LoadErrors, Problem};

@@ -20,17 +20,35 @@ pub(crate) struct Prepared {
     pub(crate) text: Text,
     /// What it does; `None` where that can't be told.
     pub(crate) classified: Option<Arc<Classified>>,
-    /// What changes while it lives.
-    pub(crate) state: RefCell<PreparedState>,
+    /// What was decided about it. Where that has changed, it is [replaced](Self::decided_anew).
+    pub(crate) ruling: Arc<Ruling>,
+    /// The decider's epoch at that time.
+    pub(crate) epoch: u64,
+    /// Its result's columns, once the server has told them and where some are masked.
+    pub(crate) columns: RefCell<Option<Rc<Columns>>>,
 }
 
-/// What changes while a prepared statement lives.
-#[derive(Debug)]
-pub(crate) struct PreparedState {
-    /// The decision in force.
-    pub(crate) ruling: Arc<Ruling>,
-    /// Its result's columns, once the server has told them and where some are masked.
-    pub(crate) columns: Option<Rc<Columns>>,
+impl Prepared {
+    /// A statement that was just decided.
+    pub(crate) fn new(
+        text: Text,
+        classified: Option<Arc<Classified>>,
+        ruling: Arc<Ruling>,
+        epoch: u64,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            text,
+            classified,
+            ruling,
+            epoch,
+            columns: RefCell::default(),
+        })
+    }
+
+    /// The same statement under another decision. What is under way goes on under the one before.
+    pub(crate) fn decided_anew(&self, ruling: Arc<Ruling>, epoch: u64) -> Rc<Self> {
+        Self::new(Arc::clone(&self.text), self.classified.clone(), ruling, epoch)
+    }
 }
 
 /// One operation from its decision to the end of its answer.

@@ -10,11 +10,10 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bailiff_wire::postgres::build;
-use foldhash::HashMap;
 use tokio::task::unconstrained;
 
 use super::evidence::SessionEvidence;
-use super::operation::Prepared;
+use super::names::Names;
 use super::tracker::Tracker;
 use crate::decide::Decider;
 use crate::proxy::end::{End, Side};
@@ -30,8 +29,7 @@ pub(crate) struct Core {
     pub(crate) decider: Decider,
     pub(crate) evidence: SessionEvidence,
     pub(crate) tracker: Tracker,
-    prepared: HashMap<Vec<u8>, Rc<Prepared>>,
-    portals: HashMap<Vec<u8>, Rc<Prepared>>,
+    names: Names,
     /// Bytes of a long message of the client that may pass as they come.
     client_passes: usize,
     /// Whether those bytes go to the server or nowhere.
@@ -54,6 +52,8 @@ enum Waiting {
     Answers,
     /// As many answers are outstanding as there may be.
     Outstanding,
+    /// A name may have been given in an earlier part of the pipeline, which isn't over.
+    Settled(u64),
     /// The recorder's queue is full and the target's policy says to wait.
     Recorder,
 }
@@ -258,8 +258,7 @@ impl Core {
             decider,
             evidence,
             tracker: Tracker::default(),
-            prepared: HashMap::default(),
-            portals: HashMap::default(),
+            names: Names::default(),
             client_passes: 0,
             client_discards: false,
             server_passes: 0,
@@ -284,6 +283,10 @@ impl Core {
             Waiting::Nothing => true,
             Waiting::Classification => self.decider.poll_classified(cx).is_ready(),
             Waiting::Outstanding => self.tracker.outstanding() < self.limits.outstanding,
+            Waiting::Settled(part) => {
+                let progress = self.tracker.progress();
+                progress.unsettled > part || progress.current <= part
+            }
             Waiting::Answers => self.tracker.outstanding() == 0,
             Waiting::Recorder => self.evidence.poll_ready(cx).is_ready(),
         };

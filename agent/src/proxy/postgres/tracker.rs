@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bailiff_policy::Ruling;
 
+use super::names::{Change, Progress};
 use super::operation::{Prepared, Running};
 
 /// One request whose answer is outstanding.
@@ -21,11 +22,11 @@ pub(crate) enum Expect {
     /// A fast-path function call: ends with ReadyForQuery.
     FunctionCall(Running),
     /// A statement being parsed.
-    Parse(Rc<Prepared>),
+    Parse(Rc<Prepared>, Change),
     /// A portal being bound.
-    Bind,
+    Bind(Change),
     /// A statement or portal being closed.
-    Close,
+    Close(Change),
     /// A statement or portal being described: its rows say where masked columns are.
     Describe(Option<Rc<Prepared>>),
     /// A Describe that the agent sent itself, because it has to know a result's columns before it masks them.
@@ -86,6 +87,9 @@ pub(crate) struct Tracker {
     copying: Copying,
     /// Operations that the server skipped or that ended with an error, for the record.
     ended: Vec<Running>,
+    /// What messages that failed or were skipped had done to names, in the order in which they were sent.
+    undone: Vec<Change>,
+    progress: Progress,
 }
 
 impl Tracker {
@@ -96,6 +100,9 @@ impl Tracker {
                 return; // The server ignores it inside COPY FROM STDIN.
             }
             self.skipping = false;
+        }
+        if expect.ends_part() {
+            self.progress.current += 1;
         }
         self.queue.push_back(expect);
     }
@@ -149,6 +156,16 @@ impl Tracker {
         }
     }
 
+    /// How far the pipeline has come.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// What must be taken back of what was done to names, in the order in which it was done.
+    pub(crate) fn take_undone(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.undone)
+    }
+
     /// Operations that ended without an answer of their own since the last call.
     pub(crate) fn take_ended(&mut self) -> Vec<Running> {
         std::mem::take(&mut self.ended)
@@ -185,15 +202,15 @@ impl Tracker {
             },
             b'Z' => self.ready(wrong),
             b'1' => match self.queue.pop_front() {
-                Some(Expect::Parse(_)) => Ok(Step::Pass),
+                Some(Expect::Parse(..)) => Ok(Step::Pass),
                 _ => Err(wrong),
             },
             b'2' => match self.queue.pop_front() {
-                Some(Expect::Bind) => Ok(Step::Pass),
+                Some(Expect::Bind(_)) => Ok(Step::Pass),
                 _ => Err(wrong),
             },
             b'3' => match self.queue.pop_front() {
-                Some(Expect::Close) => Ok(Step::Pass),
+                Some(Expect::Close(_)) => Ok(Step::Pass),
                 _ => Err(wrong),
             },
             b't' => match self.queue.front() {
@@ -239,6 +256,7 @@ impl Tracker {
 
     fn ready(&mut self, wrong: OutOfOrder) -> Result<Step, OutOfOrder> {
         self.copying = Copying::No;
+        self.progress.unsettled += 1;
         match self.queue.pop_front() {
             Some(Expect::Sync) => Ok(Step::Pass),
             Some(Expect::Query(run) | Expect::FunctionCall(run)) => Ok(Step::Finished(run)),
@@ -264,6 +282,7 @@ impl Tracker {
             {
                 return Err(wrong);
             }
+            self.progress.current -= self.queue.len().saturating_sub(1) as u64;
             self.queue.truncate(1);
         }
         self.copying = copying;
@@ -298,16 +317,24 @@ impl Tracker {
             Some(Expect::Refused(run)) => (Some(Arc::clone(&run.ruling)), true),
             Some(Expect::Execute(run, _)) => (Some(Arc::clone(&run.ruling)), false),
             Some(
-                Expect::Parse(prepared) | Expect::OwnDescribe(prepared) | Expect::Describe(Some(prepared)),
-            ) => (Some(Arc::clone(&prepared.state.borrow().ruling)), false),
+                Expect::Parse(prepared, _) | Expect::OwnDescribe(prepared) | Expect::Describe(Some(prepared)),
+            ) => (Some(Arc::clone(&prepared.ruling)), false),
             _ => (None, false),
         };
         while let Some(expect) = self.queue.front() {
             if matches!(expect, Expect::Sync) {
                 return Step::Error { about, refused };
             }
-            let ended = self.queue.pop_front().and_then(Expect::into_running);
-            self.ended.extend(ended);
+            match self.queue.pop_front() {
+                Some(Expect::Parse(_, change) | Expect::Bind(change) | Expect::Close(change)) => {
+                    self.undone.push(change);
+                }
+                other => {
+                    // A skipped simple query has no ReadyForQuery.
+                    self.progress.unsettled += u64::from(other.as_ref().is_some_and(Expect::ends_part));
+                    self.ended.extend(other.and_then(Expect::into_running));
+                }
+            }
         }
         self.skipping = true;
         Step::Error { about, refused }
@@ -315,14 +342,23 @@ impl Tracker {
 }
 
 impl Expect {
+    /// Whether ReadyForQuery answers it.
+    fn ends_part(&self) -> bool {
+        match self {
+            Self::Query(_) | Self::FunctionCall(_) | Self::Sync => true,
+            Self::Refused(run) => run.is_simple(),
+            _ => false,
+        }
+    }
+
     fn into_running(self) -> Option<Running> {
         match self {
             Self::Query(run) | Self::FunctionCall(run) | Self::Execute(run, _) | Self::Refused(run) => {
                 Some(run)
             }
-            Self::Parse(_)
-            | Self::Bind
-            | Self::Close
+            Self::Parse(..)
+            | Self::Bind(_)
+            | Self::Close(_)
             | Self::Describe(_)
             | Self::OwnDescribe(_)
             | Self::Sync => None,

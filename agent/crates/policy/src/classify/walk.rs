@@ -5,12 +5,14 @@ use serde_json::{Map, Value};
 
 use super::effects::plain_effects;
 use super::functions::{acts_alone, is_pure};
+use super::lasting::Lasting;
 use super::tree::{as_node, as_relation, holds_column, is_query, list, qualified, strings, text};
 
 /// What a walk found.
 pub(super) struct Walked {
     pub(super) statement: Statement,
     pub(super) moves: PathMove,
+    pub(super) lasting: Lasting,
 }
 
 /// Where unqualified names are looked for after a statement.
@@ -38,6 +40,7 @@ pub(super) fn statement(tree: &Value) -> Walked {
     Walked {
         statement: walk.found,
         moves: walk.moves,
+        lasting: walk.lasting,
     }
 }
 
@@ -53,6 +56,7 @@ pub(crate) fn any_relation() -> RelationRef {
 struct Walk {
     found: Statement,
     moves: PathMove,
+    lasting: Lasting,
     /// Names of CTEs in scope. A relation of such a name, unqualified, is the CTE.
     ctes: Vec<String>,
 }
@@ -121,9 +125,14 @@ impl Walk {
         self.found.reads.push(relation);
     }
 
+    fn lasts(&mut self, more: Lasting) {
+        self.lasting = self.lasting.and(more);
+    }
+
     /// Notes a call of code that only its caller's name tells.
     fn runs(&mut self, what: &str) {
         self.add(SqlEffect::Execute);
+        self.lasts(Lasting::CODE);
         self.found.functions.push(FunctionRef {
             schema: None,
             name: what.to_owned(),
@@ -257,8 +266,12 @@ impl Walk {
         match plain_effects(kind) {
             Some(effects) => self.found.effects = self.found.effects.union(effects),
             // Uncertainty denies: a statement that a newer grammar brought.
-            None => self.add(SqlEffect::Unknown),
+            None => {
+                self.add(SqlEffect::Unknown);
+                self.lasts(Lasting::ANYTHING);
+            }
         }
+        self.lasts(Lasting::of(kind, fields));
         match kind {
             // What runs may do anything, and set anything.
             "DoStmt" | "ExecuteStmt" | "LoadStmt" => {
@@ -482,6 +495,8 @@ impl Walk {
             self.found.functions.extend(inner.found.functions);
             self.found.reads.extend(inner.found.reads);
             self.found.reads.extend(inner.found.writes);
+            // An EXPLAIN opens nothing, but planning may run functions.
+            self.lasts(inner.lasting);
             if inner.moves != PathMove::Stays {
                 self.moves = PathMove::Anywhere;
             }
@@ -501,6 +516,7 @@ impl Walk {
             self.add(SqlEffect::Execute);
             if !acts_alone(name.schema.as_deref(), &name.name) {
                 self.moves = PathMove::Anywhere;
+                self.lasts(Lasting::CODE);
             }
         }
         self.found.functions.push(FunctionRef {

@@ -9,10 +9,11 @@ use bailiff_policy::Ruling;
 use bailiff_wire::postgres::{Frame, FrameHeader, frontend, next_frame};
 
 use super::{Core, Waiting};
-use crate::decide::{Lookup, Meaning};
+use crate::decide::{Decider, Lookup, Meaning};
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::READ_SIZE;
-use crate::proxy::postgres::operation::{Prepared, PreparedState, Running, Text};
+use crate::proxy::postgres::names::{Found, Kind};
+use crate::proxy::postgres::operation::{Prepared, Running, Text};
 use crate::proxy::postgres::tracker::Expect;
 use crate::proxy::upstream::{Control, Upstream};
 
@@ -90,7 +91,9 @@ impl Core {
                 };
                 self.client_discards = self.tracker.skipping();
                 if !self.client_discards {
-                    self.bind(portal, statement)?;
+                    if matches!(self.bind(portal, statement)?, Taken::Wait) {
+                        return Ok(rest);
+                    }
                     upstream.relay(Control::Bind, rest);
                 }
             }
@@ -133,17 +136,20 @@ impl Core {
             }
             b'B' => {
                 let bind = frontend::Bind::decode(frame.body).map_err(malformed)?;
-                self.bind(bind.portal, bind.statement)?;
+                if matches!(self.bind(bind.portal, bind.statement)?, Taken::Wait) {
+                    return Ok(Taken::Wait);
+                }
                 upstream.relay(Control::Bind, raw);
             }
             b'D' => {
                 let describe = frontend::Describe::decode(frame.body).map_err(malformed)?;
-                let known = if describe.is_statement() {
-                    &self.prepared
-                } else {
-                    &self.portals
+                let kind = kind(describe.is_statement());
+                let prepared = match self.names.find(kind, describe.name, self.tracker.progress()) {
+                    Found::Unsettled(part) => return Ok(self.wait_for(part)),
+                    // What else the name may stand for has other columns.
+                    Found::Nothing | Found::Known(_, false) => None,
+                    Found::Known(entry, true) => Some(Rc::clone(&entry.prepared)),
                 };
-                let prepared = known.get(describe.name).map(Rc::clone);
                 upstream.relay(Control::Describe, raw);
                 self.tracker.sent(Expect::Describe(prepared));
             }
@@ -153,14 +159,13 @@ impl Core {
             }
             b'C' => {
                 let close = frontend::Close::decode(frame.body).map_err(malformed)?;
-                let known = if close.is_statement() {
-                    &mut self.prepared
-                } else {
-                    &mut self.portals
-                };
-                known.remove(close.name);
+                let (kind, progress) = (kind(close.is_statement()), self.tracker.progress());
+                if let Some(part) = self.names.unsettled(kind, close.name, progress) {
+                    return Ok(self.wait_for(part));
+                }
+                let change = self.names.remove(kind, close.name, progress);
                 upstream.relay(Control::Close, raw);
-                self.tracker.sent(Expect::Close);
+                self.tracker.sent(Expect::Close(change));
             }
             b'S' => {
                 upstream.relay(Control::Sync, raw);
@@ -204,7 +209,7 @@ impl Core {
             self.decider.settings_settled();
         }
         match self.decider.lookup(text) {
-            Lookup::Known(classified, ruling) => Ok((classified, ruling)),
+            Lookup::Known(classified, ruling) => Ok((classified, self.decider.answer(ruling))),
             Lookup::Started => Err(Waiting::Classification),
         }
     }
@@ -216,8 +221,8 @@ impl Core {
         upstream: &mut Upstream,
         began: Instant,
     ) -> Result<Taken, End> {
-        let ruling = match self.decide(text, upstream) {
-            Ok((_, ruling)) => ruling,
+        let (meaning, ruling) = match self.decide(text, upstream) {
+            Ok(decided) => decided,
             Err(waiting) => {
                 self.waiting = waiting;
                 return Ok(Taken::Wait);
@@ -228,7 +233,7 @@ impl Core {
         let run = Running::new(Text::from(text), Arc::clone(&ruling), began, raw.len()).simple();
         self.evidence.decided(&run);
         if let Some(permit) = ruling.permit() {
-            self.note_settings(&ruling);
+            self.note(&meaning, &ruling);
             upstream.forward(permit, raw);
             self.tracker.sent(Expect::Query(run));
         } else {
@@ -245,6 +250,10 @@ impl Core {
         upstream: &mut Upstream,
         began: Instant,
     ) -> Result<Taken, End> {
+        let progress = self.tracker.progress();
+        if let Some(part) = self.names.unsettled(Kind::Statement, parse.statement, progress) {
+            return Ok(self.wait_for(part));
+        }
         let (classified, ruling) = match self.decide(parse.query, upstream) {
             Ok(decided) => decided,
             Err(waiting) => {
@@ -259,45 +268,50 @@ impl Core {
             self.refuse_extended(run, upstream);
             return Ok(Taken::Yes);
         };
-        if self.prepared.len() >= self.limits.prepared && !self.prepared.contains_key(parse.statement) {
+        if self.names.others(Kind::Statement, parse.statement) >= self.limits.prepared {
             return Err(End::Limit("prepared_statements"));
         }
-        let prepared = Rc::new(Prepared {
-            text,
-            classified,
-            state: std::cell::RefCell::new(PreparedState {
-                ruling,
-                columns: None,
-            }),
-        });
-        self.prepared
-            .insert(parse.statement.to_vec(), Rc::clone(&prepared));
+        let prepared = Prepared::new(text, classified, ruling, self.decider.epoch());
+        let change = self.names.set(
+            Kind::Statement,
+            parse.statement,
+            Rc::clone(&prepared),
+            true,
+            progress,
+        );
         upstream.forward(permit, raw);
-        self.tracker.sent(Expect::Parse(prepared));
+        self.tracker.sent(Expect::Parse(prepared, change));
         self.evidence.client_bytes(raw.len());
         Ok(Taken::Yes)
     }
 
-    fn bind(&mut self, portal: &[u8], statement: &[u8]) -> Result<(), End> {
-        match self.prepared.get(statement) {
-            Some(prepared) => {
-                if self.portals.len() >= self.limits.prepared && !self.portals.contains_key(portal) {
-                    return Err(End::Limit("portals"));
-                }
-                // Unnamed portals are the common case: no allocation for the same name again.
-                if let Some(slot) = self.portals.get_mut(portal) {
-                    *slot = Rc::clone(prepared);
-                } else {
-                    self.portals.insert(portal.to_vec(), Rc::clone(prepared));
-                }
-            }
-            // Made by PREPARE in SQL, or not there at all. Execute then finds a portal of which nothing is known.
-            None => {
-                self.portals.remove(portal);
-            }
+    fn bind(&mut self, portal: &[u8], statement: &[u8]) -> Result<Taken, End> {
+        let progress = self.tracker.progress();
+        if let Some(part) = self.names.unsettled(Kind::Portal, portal, progress) {
+            return Ok(self.wait_for(part));
         }
-        self.tracker.sent(Expect::Bind);
-        Ok(())
+        let (prepared, sure) = match self.names.find(Kind::Statement, statement, progress) {
+            Found::Unsettled(part) => return Ok(self.wait_for(part)),
+            Found::Known(entry, sure) => (renewed(&mut entry.prepared, &mut self.decider), sure),
+            // Made by PREPARE in SQL, or not there at all. Execute then finds a portal of which nothing is known.
+            Found::Nothing => {
+                let change = self.names.remove(Kind::Portal, portal, progress);
+                self.tracker.sent(Expect::Bind(change));
+                return Ok(Taken::Yes);
+            }
+        };
+        if self.names.others(Kind::Portal, portal) >= self.limits.prepared {
+            return Err(End::Limit("portals"));
+        }
+        let change = self.names.set(Kind::Portal, portal, prepared, sure, progress);
+        self.tracker.sent(Expect::Bind(change));
+        Ok(Taken::Yes)
+    }
+
+    /// The message has to wait until a part of the pipeline is over.
+    fn wait_for(&mut self, part: u64) -> Taken {
+        self.waiting = Waiting::Settled(part);
+        Taken::Wait
     }
 
     fn execute(
@@ -312,49 +326,32 @@ impl Core {
             self.reached("record_queue");
             return Ok(Taken::Wait);
         }
-        let Some(prepared) = self.portals.get(portal).map(Rc::clone) else {
-            // Uncertainty denies: a portal whose statement was never seen, such as a cursor declared in SQL.
-            let ruling = self.decider.unknown();
-            let run = Running::new(Text::from(&b""[..]), Arc::clone(&ruling), began, raw.len());
-            self.evidence.decided(&run);
-            match ruling.permit() {
-                Some(permit) => {
-                    let prepared = Rc::new(Prepared {
-                        text: Text::from(&b""[..]),
-                        classified: None,
-                        state: std::cell::RefCell::new(PreparedState {
-                            ruling,
-                            columns: None,
-                        }),
-                    });
-                    upstream.forward(permit, raw);
-                    self.tracker.sent(Expect::Execute(run, prepared));
-                }
-                None => self.refuse_extended(run, upstream),
-            }
-            return Ok(Taken::Yes);
+        let found = match self.names.find(Kind::Portal, portal, self.tracker.progress()) {
+            Found::Unsettled(part) => return Ok(self.wait_for(part)),
+            Found::Known(entry, sure) => Some((renewed(&mut entry.prepared, &mut self.decider), sure)),
+            Found::Nothing => None,
         };
-        let ruling = self
-            .decider
-            .rule_again(&prepared.classified, &prepared.state.borrow().ruling);
-        if let Some(ruling) = &ruling {
-            let mut state = prepared.state.borrow_mut();
-            state.ruling = Arc::clone(ruling);
-            state.columns = None;
-        }
-        let ruling = Arc::clone(&prepared.state.borrow().ruling);
+        // Uncertainty denies: a portal whose statement was never seen, such as a cursor declared in SQL, or may be another.
+        let prepared = match found {
+            Some((prepared, sure)) if sure || !self.decider.needs_sure_names() => prepared,
+            _ => {
+                let ruling = self.decider.unknown();
+                Prepared::new(Text::from(&b""[..]), None, ruling, self.decider.epoch())
+            }
+        };
+        let ruling = self.decider.answer(Arc::clone(&prepared.ruling));
         let run = Running::new(Arc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len());
         self.evidence.decided(&run);
         let Some(permit) = ruling.permit() else {
             self.refuse_extended(run, upstream);
             return Ok(Taken::Yes);
         };
-        if ruling.mask_plan().is_some() && prepared.state.borrow().columns.is_none() {
+        if ruling.mask_plan().is_some() && prepared.columns.borrow().is_none() {
             // The client doesn't ask for the columns, but without them nothing can be masked.
             upstream.describe_portal(portal);
             self.tracker.sent(Expect::OwnDescribe(Rc::clone(&prepared)));
         }
-        self.note_settings(&ruling);
+        self.note(&prepared.classified, &ruling);
         upstream.forward(permit, raw);
         self.tracker.sent(Expect::Execute(run, prepared));
         Ok(Taken::Yes)
@@ -387,11 +384,24 @@ impl Core {
         self.tracker.skip_until_sync();
     }
 
-    /// Settings decide how a text is read: after a statement that may change them, the next text waits for its answer.
-    fn note_settings(&mut self, ruling: &Ruling) {
+    /// Notes what an operation that is passed on may change for those after it.
+    fn note(&mut self, meaning: &Meaning, ruling: &Ruling) {
+        let lasting = ruling.lasting();
+        if lasting.leaves() {
+            self.decider.keep(meaning, ruling);
+            for (kind, named) in [
+                (Kind::Statement, lasting.prepared),
+                (Kind::Portal, lasting.cursor),
+            ] {
+                if named {
+                    self.names.may_be_renamed(kind);
+                }
+            }
+        }
         if ruling.moves_search_path() {
             self.decider.distrust_search_path();
         }
+        // Settings decide how a text is read: after a statement that may change them, the next text waits for its answer.
         let effects = ruling.effects();
         if [
             SqlEffect::Set,
@@ -405,4 +415,17 @@ impl Core {
             self.decider.may_change_settings();
         }
     }
+}
+
+fn kind(statement: bool) -> Kind {
+    if statement { Kind::Statement } else { Kind::Portal }
+}
+
+/// A statement as it is decided now.
+fn renewed(prepared: &mut Rc<Prepared>, decider: &mut Decider) -> Rc<Prepared> {
+    let epoch = decider.epoch();
+    if prepared.epoch != epoch {
+        *prepared = prepared.decided_anew(decider.rule_again(&prepared.classified), epoch);
+    }
+    Rc::clone(prepared)
 }

@@ -123,7 +123,7 @@ impl Core {
                 let described = self
                     .tracker
                     .described()
-                    .and_then(|prepared| prepared.state.borrow().columns.clone());
+                    .and_then(|prepared| prepared.columns.borrow().clone());
                 let Some(run) = self.tracker.current() else {
                     return Ok(true);
                 };
@@ -202,9 +202,9 @@ impl Core {
             error,
         })?;
         self.transaction_idle = status.is_idle();
-        if status.is_idle() && self.portals.len() > 1 && self.tracker.outstanding() == 0 {
-            // They ended with their transaction. The unnamed one's place stays, since it is used again at once.
-            self.portals.retain(|name, _| name.is_empty());
+        if status.is_idle() && self.tracker.outstanding() == 0 {
+            self.names.transaction_ended();
+            self.decider.transaction_ended();
         }
         for run in self.tracker.take_ended() {
             self.evidence.finished(&run);
@@ -215,7 +215,7 @@ impl Core {
     fn columns(&mut self, frame: &Frame<'_>) -> Result<bool, End> {
         self.evidence.target_bytes(frame.raw.len());
         let plan = match self.tracker.described() {
-            Some(prepared) => prepared.state.borrow().ruling.mask_plan().cloned(),
+            Some(prepared) => prepared.ruling.mask_plan().cloned(),
             None => self
                 .tracker
                 .current()
@@ -229,7 +229,7 @@ impl Core {
                 })?;
             let columns = Rc::new(Columns::resolve(&plan, &description).map_err(|_| End::Unmaskable)?);
             match self.tracker.described() {
-                Some(prepared) => prepared.state.borrow_mut().columns = Some(columns),
+                Some(prepared) => *prepared.columns.borrow_mut() = Some(columns),
                 None => {
                     if let Some(run) = self.tracker.current() {
                         run.columns = Some(columns);
@@ -268,6 +268,9 @@ impl Core {
         let seen = if denial.is_some() { *b"42501" } else { code };
         if let Some(run) = self.tracker.current() {
             run.sqlstate = Some(seen);
+        }
+        for change in self.tracker.take_undone().into_iter().rev() {
+            self.names.undo(change);
         }
         for (place, mut run) in self.tracker.take_ended().into_iter().enumerate() {
             // The first of them failed; the server skipped the others.
