@@ -25,6 +25,7 @@ use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
 use crate::cover::parts;
 use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
+use crate::path;
 use crate::permit::{DialPermit, Permit};
 
 /// Why something isn't allowed, for the client and the record.
@@ -213,12 +214,12 @@ impl ChainPolicy {
     /// which stands in the default, is left out.
     #[must_use]
     pub fn trusts_search_path(&self, value: &[u8]) -> bool {
-        let text = String::from_utf8_lossy(value);
-        let schemas = text
-            .split(',')
-            .map(|schema| schema.trim().trim_matches('"'))
-            .filter(|schema| *schema != "$user");
-        schemas.eq(self.target.search_path.iter().map(String::as_str))
+        // Uncertainty denies: what isn't a list of names is no list that was agreed on.
+        let Some(schemas) = std::str::from_utf8(value).ok().and_then(path::schemas) else {
+            return false;
+        };
+        let named = schemas.iter().filter(|schema| *schema != "$user");
+        named.eq(&self.target.search_path)
     }
 
     /// Whether the target may be dialed at all: not where no rule could allow anything to some hop.

@@ -11,6 +11,7 @@ mod glob;
 mod load;
 mod mask;
 mod parser;
+mod path;
 mod permit;
 
 pub use classify::{Classified, Lasting, Settings, Unclassified, classify};

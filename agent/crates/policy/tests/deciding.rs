@@ -282,6 +282,7 @@ fn names_mean_anything_once_the_search_path_moved() -> Result<()> {
         ("SET search_path TO public, x", true),
         ("SET SCHEMA 'x'", true),
         ("SET LOCAL search_path = x", true),
+        ("SET \"Search_Path\" = x", true),
         ("RESET ALL", false),
         ("DISCARD ALL", false),
         ("SELECT set_config('search_path', 'x', false)", true),
@@ -291,6 +292,21 @@ fn names_mean_anything_once_the_search_path_moved() -> Result<()> {
         ("SET search_path TO x; SET search_path TO public", true),
     ] {
         ensure!(rule(&policy, sql)?.moves_search_path() == moves, "{sql}");
+    }
+    // As newer servers report it.
+    for (value, trusted) in [
+        (b"public".as_slice(), true),
+        (b"\"$user\", public", true),
+        (b"public, x", false),
+        (b"\"\"\"public\"\"\"", false),
+        (b"\xff", false),
+        (b"", false),
+    ] {
+        ensure!(
+            policy.trusts_search_path(value) == trusted,
+            "{}",
+            value.escape_ascii()
+        );
     }
     Ok(())
 }

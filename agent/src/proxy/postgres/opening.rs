@@ -293,11 +293,9 @@ async fn first_packets(client: &mut TcpStream) -> Result<Wish, End> {
                         .map(|value| String::from_utf8_lossy(value).into_owned())
                 };
                 let user = text("user").unwrap_or_default();
-                let options = text("options").unwrap_or_default();
-                let moves_search_path =
-                    startup.parameter("search_path").is_some() || options.contains("search_path");
-                let unread_options =
-                    options.contains("client_encoding") || options.contains("standard_conforming");
+                let moves_search_path = startup.may_set("search_path");
+                let unread_options = startup.options_may_set("client_encoding")
+                    || startup.options_may_set("standard_conforming_strings");
                 let session = SessionWish {
                     database: text("database").unwrap_or_else(|| user.clone()),
                     user,

@@ -338,7 +338,8 @@ impl Walk {
         }
         // RESET and SET … TO DEFAULT go back to what the session began with.
         let sets = matches!(fields.get("kind").and_then(Value::as_i64), Some(1 | 4));
-        if sets && name == "search_path" {
+        // In quotes the name keeps its case, for which the server doesn't care.
+        if sets && name.eq_ignore_ascii_case("search_path") {
             let schemas: Vec<String> = list(fields, "args")
                 .iter()
                 .filter_map(|value| value.pointer("/node/AConst/val/Sval/sval"))

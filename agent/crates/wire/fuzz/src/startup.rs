@@ -1,7 +1,7 @@
 //! First packets.
 
 use bailiff_wire::postgres::DecodeError;
-use bailiff_wire::postgres::startup::{First, MAX_STARTUP, next_first};
+use bailiff_wire::postgres::startup::{First, MAX_STARTUP, Startup, next_first};
 
 use crate::cuts;
 
@@ -24,6 +24,13 @@ pub fn startup(bytes: &[u8]) {
                         again.extend([*name, b"\0", *value, b"\0"].concat());
                         let name = std::str::from_utf8(name).ok();
                         assert!(name.is_none_or(|name| startup.parameter(name).is_some()));
+                        // Whatever stands before it, a setting's name is found in the options.
+                        let longer = [*value, b" --Search-Path=x"].concat();
+                        let setting = Startup {
+                            minor: startup.minor,
+                            parameters: vec![(b"options", &longer)],
+                        };
+                        assert!(setting.may_set("search_path"));
                     }
                     again.push(0);
                     assert_eq!(again, packet);

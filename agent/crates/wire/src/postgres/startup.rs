@@ -47,6 +47,36 @@ impl<'a> Startup<'a> {
             .find(|(found, _)| *found == name.as_bytes())
             .map(|(_, value)| *value)
     }
+
+    /// Whether the packet may give this setting a value: as a parameter, or in `options`.
+    #[must_use]
+    pub fn may_set(&self, setting: &str) -> bool {
+        let named = |(name, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(setting.as_bytes());
+        self.parameters.iter().any(named) || self.options_may_set(setting)
+    }
+
+    /// Whether `options` may give this setting a value. They are the server's command line: `-c name=value`, `--name=value`,
+    /// with dashes for underscores, capitals and backslashes as one likes. So the name counts wherever it may be meant.
+    #[must_use]
+    pub fn options_may_set(&self, setting: &str) -> bool {
+        self.parameters
+            .iter()
+            .filter(|(name, _)| *name == b"options")
+            .any(|(_, options)| {
+                let plain: Vec<u8> = options
+                    .iter()
+                    .filter(|byte| **byte != b'\\')
+                    .map(|byte| {
+                        if *byte == b'-' {
+                            b'_'
+                        } else {
+                            byte.to_ascii_lowercase()
+                        }
+                    })
+                    .collect();
+                memchr::memmem::find(&plain, setting.as_bytes()).is_some()
+            })
+    }
 }
 
 /// Takes the first packet off the front, and how long it is. `None`: more bytes are needed.
@@ -119,4 +149,35 @@ fn startup(version: u32, mut cursor: Cursor<'_>) -> Result<Startup<'_>, DecodeEr
         minor: u16::try_from(version & 0xffff).unwrap_or(u16::MAX),
         parameters,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each of these was seen to set it on a real server, but for the last ones.
+    #[test]
+    fn settings_are_found_however_they_are_written() {
+        let sets = |name, value| {
+            let startup = Startup {
+                minor: 0,
+                parameters: vec![(b"user".as_slice(), b"a".as_slice()), (name, value)],
+            };
+            startup.may_set("search_path")
+        };
+        for (name, value) in [
+            (b"search_path".as_slice(), b"x".as_slice()),
+            (b"Search_Path", b"x"),
+            (b"options", b"-c search_path=x"),
+            (b"options", b"-csearch_path=x"),
+            (b"options", b"-c search-path=x"),
+            (b"options", b"--Search-Path=x"),
+            (b"options", b"-c sear\\ch_path=x"),
+            (b"options", b"-c application_name=\xff -c search_path=x"),
+        ] {
+            assert!(sets(name, value), "{}", value.escape_ascii());
+        }
+        assert!(!sets(b"options", b"-c statement_timeout=5s"));
+        assert!(!sets(b"application_name", b"search_path"));
+    }
 }
