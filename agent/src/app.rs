@@ -19,6 +19,7 @@ use crate::admin::Admin;
 use crate::attribution::{Attribution, PodEntry};
 use crate::decide::{InForce, Watcher};
 use crate::metrics::Metrics;
+use crate::older::Older;
 use crate::proxy::{Acceptor, Limits, PodListeners, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 
@@ -64,6 +65,8 @@ pub struct PodSpec {
 pub struct Agent {
     redirect: KernelSide,
     attribution: Arc<Attribution>,
+    in_force: Arc<InForce>,
+    older: Arc<Older>,
     acceptor: Acceptor,
     workers: Arc<Workers>,
     recorder: Recorder,
@@ -108,10 +111,11 @@ impl Agent {
         })?;
         redirect.set_targets(&entries(&set))?;
         let heartbeat = redirect.heartbeat().context("the heartbeat was taken")?;
-        let origins = redirect.origins();
+        let (origins, sweep) = (redirect.origins(), redirect.sweep()?);
         let redirect = Arc::new(Mutex::new(Some(redirect)));
         let in_force = Arc::new(InForce::new(set));
         let attribution = Arc::new(Attribution::default());
+        let older = Arc::new(Older::new(sweep, Arc::clone(&attribution), Arc::clone(&metrics)));
         let store = Store::open(StoreOptions {
             directory: options.record.clone(),
             file_bytes: (options.record_bytes / 16).max(1 << 20),
@@ -145,8 +149,9 @@ impl Agent {
         let stop = Arc::new(AtomicBool::new(false));
         let quiet = Quiet {
             watcher: Watcher::new(&options.config),
-            in_force,
+            in_force: Arc::clone(&in_force),
             redirect: Arc::clone(&redirect),
+            older: Arc::clone(&older),
             metrics,
             stop: Arc::clone(&stop),
         };
@@ -156,6 +161,8 @@ impl Agent {
         Ok(Self {
             redirect,
             attribution,
+            in_force,
+            older,
             acceptor,
             workers,
             recorder,
@@ -180,12 +187,14 @@ impl Agent {
             net::listeners_in(&netns).context("cannot listen in the pod's network namespace")?;
         let id =
             cgroup::id(&spec.cgroup).with_context(|| format!("cannot read {}", spec.cgroup.display()))?;
-        self.attribution.add(Arc::new(PodEntry {
+        let pod = Arc::new(PodEntry {
             info: Arc::new(spec.info),
             cgroup: id,
+            cgroup_path: spec.cgroup,
             netns,
             container: spec.container,
-        }));
+        });
+        self.attribution.add(Arc::clone(&pod));
         let stop = CancellationToken::new();
         self.acceptor.listen(PodListeners {
             netns: cookie,
@@ -202,6 +211,7 @@ impl Agent {
             Ok(redirect.enroll(id, cookie, port)?)
         })
         .context("the kernel side is gone")??;
+        self.older.of_pod(&pod, &entries(&self.in_force.load()));
         Ok(())
     }
 
@@ -244,6 +254,7 @@ struct Quiet {
     watcher: Watcher,
     in_force: Arc<InForce>,
     redirect: KernelSide,
+    older: Arc<Older>,
     metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
 }
@@ -263,7 +274,7 @@ impl Quiet {
                 continue;
             }
             match self.watcher.changed() {
-                None => {}
+                None => self.older.again(&entries(&self.in_force.load())),
                 Some(Ok(set)) => {
                     // New addresses first: an operation on them waits for the policy rather than passing by it.
                     let updated = steer(&self.redirect, |redirect| redirect.set_targets(&entries(&set)));
@@ -272,7 +283,9 @@ impl Quiet {
                         self.metrics.policy_reload_errors.inc();
                         continue;
                     }
+                    let targets = entries(&set);
                     self.in_force.replace(set);
+                    self.older.of_all(&targets);
                     self.metrics.policy_reloads.inc();
                     tracing::info!("policies reloaded");
                 }

@@ -1,6 +1,7 @@
 //! From what the kernel noted about a connection to the chain behind it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,8 @@ pub struct PodEntry {
     pub info: Arc<PodInfo>,
     /// Its cgroup.
     pub cgroup: CgroupId,
+    /// Where that is.
+    pub cgroup_path: PathBuf,
     /// Its network namespace.
     pub netns: NetnsFd,
     /// The container that its processes belong to, where there is only one.

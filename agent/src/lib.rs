@@ -7,6 +7,7 @@ pub mod cli;
 pub mod decide;
 pub(crate) mod mask;
 pub mod metrics;
+mod older;
 pub mod proxy;
 pub mod record;
 pub mod world;

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub policy_reloads: IntCounter,
     /// Reloads of the policies, bad ones.
     pub policy_reload_errors: IntCounter,
+    /// Connections destroyed because they were older than their protection.
+    pub destroyed: IntCounter,
     refused: IntCounterVec,
     limits: IntCounterVec,
     ended: IntCounterVec,
@@ -112,6 +114,10 @@ impl Metrics {
             policy_reload_errors: counter(
                 "bailiff_policy_reload_errors_total",
                 "Reloads of the policies that were refused.",
+            )?,
+            destroyed: counter(
+                "bailiff_connections_destroyed_total",
+                "Connections destroyed because they were older than their protection.",
             )?,
             refused: family(
                 "bailiff_connections_refused_total",

@@ -28,13 +28,9 @@ pub struct KernelLab {
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The first lines of every client: `dial` connects, reads the byte that the agent sends, and tells the peer's address or the
-/// error's name; `told` does so for any call.
-const PRELUDE: &str = "
-import errno, os, socket, sys
-def told(call):
-    try: return call()
-    except OSError as error: return errno.errorcode.get(error.errno, str(error))
+/// After [`KernelLab::TOLD`], the first lines of every client: `dial` connects, reads the byte that the agent sends, and tells
+/// the peer's address or the error's name.
+const DIAL: &str = "
 def dial(address, port=5432, family=None, source=None):
     s = socket.socket(family or (socket.AF_INET6 if ':' in address else socket.AF_INET))
     s.settimeout(5)
@@ -48,6 +44,14 @@ def dial(address, port=5432, family=None, source=None):
 ";
 
 impl KernelLab {
+    /// Python that imports what clients need, and has `told`: what a call returns, or its error's name.
+    pub const TOLD: &str = "
+import errno, os, socket, sys
+def told(call):
+    try: return call()
+    except OSError as error: return errno.errorcode.get(error.errno, str(error))
+";
+
     /// What is protected, on port 5432.
     pub const ADDRESSES: [&str; 2] = ["10.9.8.7", "fd00:9::7"];
 
@@ -223,7 +227,7 @@ impl KernelLab {
         self.spawn(
             cgroup,
             Command::new("python3")
-                .args(["-c", &format!("{PRELUDE}\n{script}")])
+                .args(["-c", &format!("{}{DIAL}{script}", Self::TOLD)])
                 .args(arguments),
         )
     }

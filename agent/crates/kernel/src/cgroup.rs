@@ -1,5 +1,6 @@
 //! cgroup v2, whole or the unified half of a hybrid hierarchy.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,18 @@ pub fn mount() -> Result<PathBuf, KernelError> {
 /// A cgroup's id.
 pub fn id(path: &Path) -> io::Result<CgroupId> {
     Ok(CgroupId(std::fs::metadata(path)?.ino()))
+}
+
+/// The ids of a cgroup and of all below it.
+#[must_use]
+pub fn subtree(path: &Path) -> HashSet<CgroupId> {
+    let mut ids: HashSet<_> = id(path).into_iter().collect();
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            ids.extend(subtree(&entry.path()));
+        }
+    }
+    ids
 }
 
 /// The calling process's cgroup, below the mount.

@@ -3,6 +3,7 @@
 //! The only home of `unsafe` in user space: it is in `sys` and `spawn`, under safe functions.
 
 pub mod cgroup;
+mod connections;
 mod error;
 pub mod net;
 pub mod netns;
@@ -12,5 +13,6 @@ mod redirect;
 pub mod spawn;
 mod sys;
 
+pub use connections::Sweep;
 pub use error::KernelError;
 pub use redirect::{Creator, FourTuple, GuardBy, Heartbeat, Options, Origin, Origins, Redirect, TargetEntry};

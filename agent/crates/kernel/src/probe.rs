@@ -77,6 +77,11 @@ pub fn has_tcx() -> bool {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
+/// Whether connections can be destroyed from outside (CONFIG_INET_DIAG_DESTROY). Takes CAP_NET_ADMIN.
+pub fn can_destroy_connections() -> std::io::Result<bool> {
+    crate::connections::is_supported()
+}
+
 /// A program on one of the hooks that Bailiff uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use bailiff_common::{Config, Counter, Enrolment};
 use bailiff_model::{CgroupId, FailureMode, NetnsCookie, OriginalDst, ProcessId};
 
-use crate::KernelError;
+use crate::{KernelError, Sweep};
 
 pub use entries::TargetEntry;
 pub use maps::{Heartbeat, Origins};
@@ -94,6 +94,8 @@ pub struct Redirect {
     maps: maps::Maps,
     links: links::Links,
     options: Options,
+    /// The cgroup of an agent before this one.
+    agent_before: Option<CgroupId>,
     mounted_here: Option<PathBuf>,
     traced_here: bool,
 }
@@ -106,6 +108,7 @@ impl Redirect {
         let traced_here = links::mount_tracefs()?;
         let (ebpf, maps) = maps::load(&options)?;
         let mut this = Self {
+            agent_before: maps.agent(),
             maps,
             links: links::attach(ebpf, &options)?,
             options,
@@ -173,6 +176,21 @@ impl Redirect {
     #[must_use]
     pub fn origins(&self) -> Origins {
         self.maps.origins()
+    }
+
+    /// What finds connections older than their protection.
+    pub fn sweep(&self) -> Result<Sweep, KernelError> {
+        let own = crate::cgroup::current().and_then(|own| {
+            crate::cgroup::id(&own).map_err(KernelError::system("cannot read the agent's own cgroup"))
+        })?;
+        Sweep::new(
+            [own, self.options.agent_cgroup]
+                .into_iter()
+                .chain(self.agent_before),
+        )
+        .map_err(KernelError::system(
+            "cannot read the agent's own network namespace",
+        ))
     }
 
     /// What the programs counted.

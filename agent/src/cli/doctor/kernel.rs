@@ -9,7 +9,7 @@ use bailiff_kernel::{KernelError, cgroup};
 use super::Finding;
 
 pub(super) fn check() -> Vec<Finding> {
-    let mut findings = vec![program_types(), programs(), guard()];
+    let mut findings = vec![program_types(), programs(), guard(), older_connections()];
     if let Ok(root) = cgroup::mount() {
         findings.push(match probe::attached(&root) {
             Ok(attached) => others(&root, &attached),
@@ -77,6 +77,24 @@ fn guard() -> Finding {
         "the guard on pods' links is a clsact filter, which whoever replaces that qdisc takes away",
         "run Linux 6.6 or newer",
     )
+}
+
+fn older_connections() -> Finding {
+    match probe::can_destroy_connections() {
+        Ok(true) => Finding::ok("older connections", "can be destroyed"),
+        Ok(false) => Finding::note(
+            "older connections",
+            "this kernel can't destroy them",
+            "what a pod has open when it is enrolled, or when a target is added, goes on past Bailiff until it ends",
+            "run a kernel with CONFIG_INET_DIAG_DESTROY, or restart the pods",
+        ),
+        Err(error) => Finding::note(
+            "older connections",
+            error.to_string(),
+            "whether connections older than their protection can be destroyed isn't known",
+            "run as root",
+        ),
+    }
 }
 
 fn others(root: &Path, attached: &[Attached]) -> Finding {

@@ -27,6 +27,15 @@ pub(super) enum Kept {
 }
 
 impl TargetEntry {
+    /// Whether a connection to this address and port is meant.
+    #[must_use]
+    pub fn covers(&self, to: SocketAddr) -> bool {
+        let bits = u32::from(self.prefix) + if self.address.is_ipv4() { 96 } else { 0 };
+        let differ = u128::from_be_bytes(mapped(self.address)) ^ u128::from_be_bytes(mapped(to.ip()));
+        let outside = differ.checked_shr(128_u32.saturating_sub(bits)).unwrap_or(0);
+        outside == 0 && (self.port == 0 || self.port == to.port())
+    }
+
     pub(super) fn kept(&self) -> Kept {
         let address = mapped(self.address);
         let bits = u32::from(self.prefix) + if self.address.is_ipv4() { 96 } else { 0 };
@@ -76,5 +85,31 @@ pub(super) fn key(connection: &FourTuple) -> OriginKey {
         client_port: connection.client.port(),
         listener_port: connection.listener.port(),
         _pad: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_covers_its_prefix_and_port() {
+        let entry = |address: &str, prefix, port| TargetEntry {
+            address: address.parse().unwrap(),
+            prefix,
+            port,
+            failure_mode: FailureMode::Closed,
+        };
+        let to = |to: &str| to.parse().unwrap();
+        assert!(entry("10.9.8.7", 32, 5432).covers(to("10.9.8.7:5432")));
+        assert!(entry("10.9.8.7", 32, 5432).covers(to("[::ffff:10.9.8.7]:5432")));
+        assert!(!entry("10.9.8.7", 32, 5432).covers(to("10.9.8.7:5433")));
+        assert!(!entry("10.9.8.7", 32, 5432).covers(to("10.9.8.6:5432")));
+        assert!(entry("10.9.8.0", 24, 0).covers(to("10.9.8.255:1")));
+        assert!(!entry("10.9.8.0", 24, 0).covers(to("10.9.9.0:1")));
+        assert!(entry("0.0.0.0", 0, 0).covers(to("192.0.2.1:1")));
+        assert!(!entry("0.0.0.0", 0, 0).covers(to("[2001:db8::1]:1")));
+        assert!(entry("::", 0, 7).covers(to("192.0.2.1:7")));
+        assert!(entry("fd00:9::", 64, 5432).covers(to("[fd00:9::1]:5432")));
     }
 }

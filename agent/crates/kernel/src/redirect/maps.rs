@@ -145,6 +145,12 @@ impl Maps {
             .map_err(failed("write the settings"))
     }
 
+    /// The agent's cgroup as the settings have it.
+    pub(super) fn agent(&self) -> Option<CgroupId> {
+        let config = self.config.get(&0, 0).ok()?;
+        (config.agent_cgroup != 0).then_some(CgroupId(config.agent_cgroup))
+    }
+
     pub(super) fn enrolment(&self, pod: CgroupId) -> Result<Option<Enrolment>, KernelError> {
         match self.enrolments.get(&pod.0, 0) {
             Ok(found) => Ok(Some(found)),
