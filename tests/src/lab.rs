@@ -47,6 +47,24 @@ impl Lab {
         }
     }
 
+    /// Puts another policy with these rules in force.
+    pub fn change_rules(&self, agent: &Running, rules: &str) -> Result<()> {
+        self.change(agent, "policy.yaml", &policy(rules))
+    }
+
+    /// Changes a file of the configuration, and waits until the agent has taken or refused it.
+    pub fn change(&self, agent: &Running, name: &str, text: &str) -> Result<()> {
+        let looked = || -> Result<u64> {
+            Ok(agent.metric("bailiff_policy_reloads_total")?
+                + agent.metric("bailiff_policy_reload_errors_total")?)
+        };
+        let before = looked()?;
+        let new = self.enforced.config().join("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(new, self.enforced.config().join(name))?;
+        agent.wait_for("a look at the changed file", || Ok(looked()? > before))
+    }
+
     /// Starts the agent.
     pub fn start(&self) -> Result<Running> {
         self.enforced.start()

@@ -1,94 +1,247 @@
-//! A changed policy reaches sessions that are open, and a broken one changes nothing.
-
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Stdio;
-use std::time::Duration;
+//! A changed policy reaches sessions that are open, also what they prepared or opened before, and a broken one changes nothing.
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{Enforced, Postgres, can_be_root};
+use bailiff_tests::{ALLOW_ALL, Client, Lab, Message, Running, say};
 
-const TARGET: &str = r#"
-apiVersion: bailiff.dev/v1alpha1
-kind: Target
-metadata: { name: db }
-spec:
-  protocol: postgres
-  endpoints: ["ADDRESS:5432"]
-"#;
+const SECRET: &str = "123-45-6789";
 
-const POLICY: &str = r#"
-apiVersion: bailiff.dev/v1alpha1
-kind: Policy
-metadata: { name: reader }
-spec:
-  targets: [db]
-  rules:
-    - name: some
-      effects: [read]
-      action: ACTION
-      message: not any more
-    - name: others
-      effects: [transaction]
-      action: Allow
-"#;
+fn masks() -> String {
+    format!("{ALLOW_ALL}  masks:\n    - columns: [public.people.ssn]\n      with: Redact\n")
+}
+
+/// A server with three people, and an agent that allows everything.
+fn people() -> Result<Option<(Lab, Running)>> {
+    let Some(lab) = Lab::new(ALLOW_ALL, "")? else {
+        return Ok(None);
+    };
+    lab.server.sql(&format!(
+        "create table people(id int, ssn text); insert into people select n, '{SECRET}' from generate_series(1, 3) n;
+         create function opened() returns refcursor language plpgsql as
+         $$ declare c refcursor := 'c'; begin open c for select ssn from people; return c; end $$"
+    ))?;
+    let agent = lab.start()?;
+    Ok(Some((lab, agent)))
+}
+
+fn tells(messages: &[Message]) -> bool {
+    messages.iter().any(|message| {
+        message
+            .body
+            .windows(SECRET.len())
+            .any(|part| part == SECRET.as_bytes())
+    })
+}
+
+fn codes(messages: &[Message]) -> Vec<String> {
+    messages.iter().filter_map(Message::sqlstate).collect()
+}
+
+fn say(client: &mut Client, messages: &[Vec<u8>]) -> Result<Vec<Message>> {
+    client.send(&messages.concat())?;
+    client.until_ready()
+}
 
 #[test]
 fn open_sessions_feel_a_change_at_their_next_statement() -> Result<()> {
-    if !can_be_root()? {
+    let action = |action: &str| {
+        format!("    - {{ name: some, effects: [read], action: {action}, message: not any more }}\n")
+    };
+    let Some(lab) = Lab::new(&action("Allow"), "")? else {
         return Ok(());
-    }
-    let server = Postgres::start("10.77.1.7")?;
-    let target = TARGET.replace("ADDRESS", server.address());
-    let enforced = Enforced::with(&[
-        ("target.yaml", &target),
-        ("policy.yaml", &POLICY.replace("ACTION", "Allow")),
-    ])?;
-    let put = |text: &str| -> Result<()> {
-        let new = enforced.config().join("policy.new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(new, enforced.config().join("policy.yaml"))?;
-        std::thread::sleep(Duration::from_millis(2500));
-        Ok(())
     };
-    let mut child = enforced
-        .run(&[
-            "sh",
-            "-c",
-            &format!("exec psql -h {} -U postgres -XAtq 2>&1", server.address()),
-        ])?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut input = child.stdin.take().context("no input")?;
-    let mut output = BufReader::new(child.stdout.take().context("no output")?);
-    let mut ask = |statement: &str| -> Result<String> {
-        writeln!(input, "{statement}")?;
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        if line.starts_with("ERROR") {
-            output.read_line(&mut line)?;
-        }
-        Ok(line)
-    };
-    ensure!(ask("select 'before';")?.trim() == "before");
-    put("kind: nonsense")?;
+    let agent = lab.start()?;
+    let mut client = lab.session(&agent)?;
+    say(&mut client, &[say::parse("s", "select 'prepared'"), say::sync()])?;
+    ensure!(client.value("select 'before'")? == "before");
+    lab.change(&agent, "policy.yaml", "kind: nonsense")?;
     ensure!(
-        ask("select 'still';")?.trim() == "still",
+        client.value("select 'still'")? == "still",
         "a broken file leaves the policy as it was"
     );
-    put(&POLICY.replace("ACTION", "Deny"))?;
-    let said = ask("select 'after';")?;
+    ensure!(agent.metric("bailiff_policy_reload_errors_total")? == 1);
+
+    lab.change_rules(&agent, &action("Deny"))?;
+    let run = [say::bind("", "s"), say::execute("", 0), say::sync()];
+    for said in [client.ask("select 'after'")?, say(&mut client, &run)?] {
+        let error = said
+            .iter()
+            .find(|message| message.tag == b'E')
+            .with_context(|| format!("{said:?}"))?;
+        ensure!(
+            error.sqlstate().as_deref() == Some("42501")
+                && error.field(b'M').as_deref() == Some("not any more")
+                && error
+                    .field(b'D')
+                    .is_some_and(|detail| detail.contains("policy tested, rule some")),
+            "{error:?}"
+        );
+    }
+    lab.change_rules(&agent, &action("Allow"))?;
     ensure!(
-        said.contains("not any more") && said.contains("policy reader, rule some"),
-        "{said}"
-    );
-    put(&POLICY.replace("ACTION", "Allow"))?;
-    ensure!(
-        ask("select 'again';")?.trim() == "again",
+        client.value("select 'again'")? == "again",
         "the connection was never dropped"
     );
-    drop(input);
-    ensure!(child.wait()?.success());
+    let said = say(&mut client, &run)?;
+    ensure!(
+        said.iter()
+            .any(|message| message.values() == [Some("prepared".to_owned())]),
+        "{said:?}"
+    );
+    ensure!(agent.metric("bailiff_policy_reloads_total")? == 2);
+    Ok(())
+}
+
+/// Statements prepared and portals bound before a mask came into force give masked rows from then on, in the middle of a result too.
+#[test]
+fn portals_and_statements_from_before_a_mask_are_masked() -> Result<()> {
+    let Some((lab, agent)) = people()? else {
+        return Ok(());
+    };
+    let mut client = lab.session(&agent)?;
+    client.ask("begin")?;
+    let before = say(
+        &mut client,
+        &[
+            say::parse("s", "select ssn from people"),
+            say::bind("p", "s"),
+            say::describe('P', "p"),
+            say::execute("p", 1),
+            say::sync(),
+        ],
+    )?;
+    ensure!(tells(&before), "{before:?}");
+    lab.change_rules(&agent, &masks())?;
+    for messages in [
+        vec![say::execute("p", 1), say::sync()],
+        vec![say::bind("", "s"), say::execute("", 0), say::sync()],
+        vec![say::execute("p", 0), say::sync()],
+    ] {
+        let after = say(&mut client, &messages)?;
+        ensure!(!tells(&after) && codes(&after).is_empty(), "{after:?}");
+        ensure!(
+            after
+                .iter()
+                .any(|message| message.values() == [Some("[masked]".to_owned())]),
+            "{after:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What SQL declared or prepared before a mask came into force can't be fetched or executed any more, by any of the ways.
+#[test]
+fn cursors_of_sql_from_before_a_mask_are_refused() -> Result<()> {
+    let declared = "declare c cursor for select ssn from people";
+    let held = "declare c cursor with hold for select ssn from people";
+    let prepared = "prepare q as select ssn from people";
+    let fetch = [say::query("fetch 1 from c")];
+    let by_protocol = [say::execute("c", 1), say::sync()];
+    let fetched_before = [say::bind("", "fetching"), say::execute("", 0), say::sync()];
+    let described = [say::describe('P', "c"), say::execute("c", 0), say::sync()];
+    let execute = [say::query("execute q")];
+    let bound = [say::bind("", "q"), say::execute("", 0), say::sync()];
+    let kept = [say::query("create temp table copied as execute q")];
+    let several = [say::query("select 1; fetch all from c")];
+    // What opens it, whether in a transaction, and how it is drawn from.
+    let ways: [(&str, bool, &[Vec<u8>]); 10] = [
+        (declared, true, &fetch),
+        (declared, true, &by_protocol),
+        (declared, true, &fetched_before),
+        (declared, true, &described),
+        (declared, true, &several),
+        (held, false, &fetch),
+        ("select opened()", true, &fetch),
+        (prepared, false, &execute),
+        (prepared, false, &bound),
+        (prepared, false, &kept),
+    ];
+    let Some((lab, agent)) = people()? else {
+        return Ok(());
+    };
+    let mut clients = Vec::new();
+    for (opens, in_transaction, _) in ways {
+        let mut client = lab.session(&agent)?;
+        if in_transaction {
+            client.ask("begin")?;
+        }
+        let said = client.ask(opens)?;
+        ensure!(codes(&said).is_empty(), "{opens}: {said:?}");
+        say(
+            &mut client,
+            &[say::parse("fetching", "fetch 1 from c"), say::sync()],
+        )?;
+        clients.push(client);
+    }
+    // As long as nothing has changed, they give what they are asked for.
+    for (place, expected) in [(0, true), (7, true)] {
+        let client = clients.get_mut(place).context("no client")?;
+        let (_, _, draws) = ways.get(place).context("no way")?;
+        ensure!(tells(&say(client, draws)?) == expected);
+    }
+    lab.change_rules(&agent, &masks())?;
+    for (client, (opens, _, draws)) in clients.iter_mut().zip(ways) {
+        let said = say(client, draws)?;
+        ensure!(
+            !tells(&said) && codes(&said) == ["42501"],
+            "{opens}, {draws:?}: {said:?}"
+        );
+    }
+    // The record says which mask it was.
+    let refused = lab.enforced.operations()?;
+    ensure!(
+        refused.iter().any(|operation| operation
+            .to_string()
+            .contains("the statement may read a masked column")),
+        "{refused:#?}"
+    );
+    Ok(())
+}
+
+/// What a change isn't about goes on, and so does a session that ended its transaction.
+#[test]
+fn cursors_that_are_still_allowed_go_on() -> Result<()> {
+    let Some((lab, agent)) = people()? else {
+        return Ok(());
+    };
+    let plain =
+        |lab: &Lab| bailiff_tests::target(lab.server.address(), "  plainRelations: [public.places]\n");
+    lab.server.sql("create table places as select 'here' as it")?;
+    lab.change(&agent, "target.yaml", &plain(&lab))?;
+    let (mut reading, mut leaking) = (lab.session(&agent)?, lab.session(&agent)?);
+    reading.ask("begin")?;
+    reading.ask("declare c cursor for select it from places")?;
+    leaking.ask("begin")?;
+    leaking.ask("declare c cursor for select ssn from people")?;
+    lab.change_rules(&agent, &masks())?;
+    ensure!(reading.value("fetch c")? == "here");
+    ensure!(codes(&leaking.ask("fetch c")?) == ["42501"]);
+    ensure!(codes(&leaking.ask("fetch c")?) == ["25P02"]);
+    leaking.ask("rollback")?;
+    leaking.ask("begin")?;
+    leaking.ask("declare c cursor for select it from places")?;
+    ensure!(leaking.value("fetch c")? == "here");
+    Ok(())
+}
+
+/// The same for a rule in place of a mask.
+#[test]
+fn cursors_of_what_is_denied_now_are_refused() -> Result<()> {
+    let Some((lab, agent)) = people()? else {
+        return Ok(());
+    };
+    let mut client = lab.session(&agent)?;
+    client.ask("begin")?;
+    client.ask("declare c cursor for select ssn from people")?;
+    ensure!(client.value("fetch c")? == SECRET);
+    let denied = format!(
+        "{ALLOW_ALL}    - {{ name: nobody, effects: [read], relations: [public.people], action: Deny, message: closed }}\n"
+    );
+    lab.change_rules(&agent, &denied)?;
+    let said = client.ask("fetch c")?;
+    let error = said.first().context("no answer")?;
+    ensure!(
+        error.sqlstate().as_deref() == Some("42501") && error.field(b'M').as_deref() == Some("closed"),
+        "{said:?}"
+    );
     Ok(())
 }

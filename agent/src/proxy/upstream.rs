@@ -35,7 +35,7 @@ pub(crate) struct Upstream {
     leg: Leg,
     /// What goes out with the next write, gathered so that a pipeline costs one system call.
     batch: Vec<u8>,
-    /// A name that no client can guess: statements of this name don't exist, so that using it makes the server fail.
+    /// A name that no client can guess: statements and tables of this name don't exist, so that using it makes the server fail.
     nowhere: String,
 }
 
@@ -77,9 +77,12 @@ impl Upstream {
         build::query(&mut self.batch, text.as_bytes());
     }
 
-    /// The same in the extended protocol: a Bind of a statement that doesn't exist.
+    /// The same in the extended protocol: a Parse of a text about a table that doesn't exist. Unlike a Bind of a missing
+    /// statement it fails with the server's own 25P02 where the transaction has failed before, and having a name, it doesn't
+    /// touch the statement without one.
     pub(crate) fn refuse_extended(&mut self) {
-        build::bind_empty(&mut self.batch, self.nowhere.as_bytes());
+        let text = format!("TABLE \"{}\"", self.nowhere);
+        build::parse(&mut self.batch, self.nowhere.as_bytes(), text.as_bytes());
     }
 
     /// Writes what was gathered.

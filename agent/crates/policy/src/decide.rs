@@ -425,7 +425,15 @@ impl ChainPolicy {
             message: rule
                 .message
                 .clone()
-                .unwrap_or_else(|| Arc::from(format!("denied by policy {}", policy.name))),
+                .filter(|_| rule.action != Effect::Allow)
+                .unwrap_or_else(|| {
+                    let answer = if rule.action == Effect::Allow {
+                        "allowed"
+                    } else {
+                        "denied"
+                    };
+                    Arc::from(format!("{answer} by policy {}", policy.name))
+                }),
         };
         let forbidding = strictest(
             rules()

@@ -35,6 +35,8 @@ pub(crate) enum Expect {
     Execute(Running, Rc<Prepared>),
     /// A message in whose place one that must fail was sent.
     Refused(Running),
+    /// CopyDone or CopyFail, sent before the server said that it copies. Nothing answers it.
+    CopyEnd,
     /// The end of a pipeline: ends with ReadyForQuery.
     Sync,
 }
@@ -72,6 +74,8 @@ pub(crate) enum Copying {
     No,
     /// From the client, until CopyDone or CopyFail.
     In,
+    /// The client has ended it, and the server's answer is outstanding.
+    Ended,
     /// To the client.
     Out,
     /// Both ways: replication.
@@ -120,6 +124,24 @@ impl Tracker {
     /// How many answers are outstanding.
     pub(crate) fn outstanding(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Notes that the client ended its bulk data, in which the server ignores Sync.
+    pub(crate) fn copy_data_ends(&mut self) {
+        match self.copying {
+            Copying::In => self.copying = Copying::Ended,
+            Copying::No if !self.queue.is_empty() => self.queue.push_back(Expect::CopyEnd),
+            Copying::No | Copying::Ended | Copying::Out | Copying::Both => {}
+        }
+    }
+
+    /// Takes what the server has answered off the queue.
+    fn pop(&mut self) -> Option<Expect> {
+        let answered = self.queue.pop_front();
+        while matches!(self.queue.front(), Some(Expect::CopyEnd)) {
+            self.queue.pop_front();
+        }
+        answered
     }
 
     /// Whether the client's bulk data may belong to an operation that was allowed.
@@ -188,7 +210,7 @@ impl Tracker {
                 _ => Err(wrong),
             },
             b'N' | b'S' | b'A' => Ok(Step::Pass),
-            b'C' | b'I' | b's' => match self.queue.pop_front() {
+            b'C' | b'I' | b's' => match self.pop() {
                 Some(Expect::Execute(run, _)) => {
                     self.copying = Copying::No;
                     Ok(Step::Finished(run))
@@ -201,15 +223,15 @@ impl Tracker {
                 _ => Err(wrong),
             },
             b'Z' => self.ready(wrong),
-            b'1' => match self.queue.pop_front() {
+            b'1' => match self.pop() {
                 Some(Expect::Parse(..)) => Ok(Step::Pass),
                 _ => Err(wrong),
             },
-            b'2' => match self.queue.pop_front() {
+            b'2' => match self.pop() {
                 Some(Expect::Bind(_)) => Ok(Step::Pass),
                 _ => Err(wrong),
             },
-            b'3' => match self.queue.pop_front() {
+            b'3' => match self.pop() {
                 Some(Expect::Close(_)) => Ok(Step::Pass),
                 _ => Err(wrong),
             },
@@ -228,7 +250,7 @@ impl Tracker {
             b'W' => self.copy_starts(Copying::Both, wrong),
             b'd' | b'c' => match self.copying {
                 Copying::Out | Copying::Both => Ok(Step::Pass),
-                Copying::No | Copying::In => Err(wrong),
+                Copying::No | Copying::In | Copying::Ended => Err(wrong),
             },
             b'V' => match self.queue.front() {
                 Some(Expect::FunctionCall(_)) => Ok(Step::Pass),
@@ -243,11 +265,11 @@ impl Tracker {
     pub(crate) fn described_done(&mut self) -> bool {
         match self.queue.front() {
             Some(Expect::Describe(_)) => {
-                self.queue.pop_front();
+                self.pop();
                 true
             }
             Some(Expect::OwnDescribe(_)) => {
-                self.queue.pop_front();
+                self.pop();
                 false
             }
             _ => true,
@@ -257,7 +279,7 @@ impl Tracker {
     fn ready(&mut self, wrong: OutOfOrder) -> Result<Step, OutOfOrder> {
         self.copying = Copying::No;
         self.progress.unsettled += 1;
-        match self.queue.pop_front() {
+        match self.pop() {
             Some(Expect::Sync) => Ok(Step::Pass),
             Some(Expect::Query(run) | Expect::FunctionCall(run)) => Ok(Step::Finished(run)),
             // A refused simple query: its error came before.
@@ -272,18 +294,23 @@ impl Tracker {
             _ => return Err(wrong),
         }
         if copying == Copying::In {
-            // What the client sent after it is read by COPY itself, which ignores Sync. Anything else would fail there, in a
-            // way that this queue could no longer follow.
-            if self
-                .queue
-                .iter()
-                .skip(1)
-                .any(|expect| !matches!(expect, Expect::Sync))
-            {
-                return Err(wrong);
+            // What the client sent after it, up to the end of its data, is read by COPY itself, which ignores Sync. Anything else
+            // would fail there, in a way that this queue could no longer follow.
+            loop {
+                match self.queue.get(1) {
+                    Some(Expect::Sync) => {
+                        self.progress.current -= 1;
+                        self.queue.remove(1);
+                    }
+                    Some(Expect::CopyEnd) => {
+                        self.queue.remove(1);
+                        self.copying = Copying::Ended;
+                        return Ok(Step::Pass);
+                    }
+                    Some(_) => return Err(wrong),
+                    None => break,
+                }
             }
-            self.progress.current -= self.queue.len().saturating_sub(1) as u64;
-            self.queue.truncate(1);
         }
         self.copying = copying;
         Ok(Step::Pass)
@@ -325,7 +352,7 @@ impl Tracker {
             if matches!(expect, Expect::Sync) {
                 return Step::Error { about, refused };
             }
-            match self.queue.pop_front() {
+            match self.pop() {
                 Some(Expect::Parse(_, change) | Expect::Bind(change) | Expect::Close(change)) => {
                     self.undone.push(change);
                 }
@@ -361,6 +388,7 @@ impl Expect {
             | Self::Close(_)
             | Self::Describe(_)
             | Self::OwnDescribe(_)
+            | Self::CopyEnd
             | Self::Sync => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use bailiff_wire::postgres::backend::ErrorFields;
 use bailiff_wire::postgres::build::{self, ErrorText};
-use bailiff_wire::postgres::frontend::{Bind, Describe, Query};
+use bailiff_wire::postgres::frontend::{Describe, Parse, Query};
 use bailiff_wire::postgres::{Limits, next_frame};
 use bailiff_wire::sql::{Normal, normalise};
 
@@ -42,7 +42,7 @@ pub fn writing(bytes: &[u8]) {
     let text = bytes.get(..end).unwrap_or_default();
     let mut out = Vec::new();
     build::query(&mut out, bytes);
-    build::bind_empty(&mut out, bytes);
+    build::parse(&mut out, bytes, bytes);
     build::describe_portal(&mut out, bytes);
     build::flush(&mut out);
     let limits = Limits::frontend(usize::MAX);
@@ -51,7 +51,10 @@ pub fn writing(bytes: &[u8]) {
     while let Ok(Some(frame)) = next_frame(rest, &limits) {
         match frame.tag {
             b'Q' => assert_eq!(Query::decode(frame.body).map(|query| query.text), Ok(text)),
-            b'B' => assert_eq!(Bind::decode(frame.body).map(|bind| bind.statement), Ok(text)),
+            b'P' => assert_eq!(
+                Parse::decode(frame.body).map(|parse| (parse.statement, parse.query)),
+                Ok((text, text))
+            ),
             b'D' => assert_eq!(Describe::decode(frame.body).map(|portal| portal.name), Ok(text)),
             _ => assert!(frame.body.is_empty()),
         }

@@ -78,12 +78,12 @@ pub fn query(out: &mut Vec<u8>, text: &[u8]) {
     message(out, b'Q', |out| push_text(out, text));
 }
 
-/// Bind (F) of the unnamed portal, without parameters.
-pub fn bind_empty(out: &mut Vec<u8>, statement: &[u8]) {
-    message(out, b'B', |out| {
-        push_text(out, b"");
+/// Parse (F), without types of parameters.
+pub fn parse(out: &mut Vec<u8>, statement: &[u8], text: &[u8]) {
+    message(out, b'P', |out| {
         push_text(out, statement);
-        out.extend_from_slice(&[0; 6]);
+        push_text(out, text);
+        out.extend_from_slice(&[0; 2]);
     });
 }
 

@@ -176,6 +176,9 @@ impl Core {
                 // The server ignores bulk data outside COPY; so it isn't passed on.
                 if self.tracker.accepts_copy_data() {
                     upstream.relay(Control::CopyData, raw);
+                    if frame.tag != b'd' {
+                        self.tracker.copy_data_ends();
+                    }
                 }
             }
             b'F' => return self.function_call(raw, upstream, began),

@@ -256,7 +256,7 @@ impl Core {
         let denial = about
             .as_ref()
             .and_then(|ruling| ruling.denial())
-            .filter(|_| refused && !fields.is_fatal());
+            .filter(|_| refused && !fields.is_fatal() && code != *b"25P02");
         if let Some(denial) = denial {
             build::error_response(
                 changed,
