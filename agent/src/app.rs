@@ -23,6 +23,9 @@ use crate::older::Older;
 use crate::proxy::{Acceptor, Limits, PodListeners, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 
+/// Who is told of changed targets.
+type Followers = Mutex<Vec<Box<dyn Fn(&PolicySet) -> Result<()> + Send>>>;
+
 /// How an agent is set up.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -73,6 +76,7 @@ pub struct Agent {
     admin: Option<Admin>,
     listening: Mutex<Vec<CancellationToken>>,
     quiet: Option<JoinHandle<()>>,
+    followers: Arc<Followers>,
     stop: Arc<AtomicBool>,
 }
 
@@ -147,11 +151,13 @@ impl Agent {
             .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&workers)))
             .transpose()?;
         let stop = Arc::new(AtomicBool::new(false));
+        let followers = Arc::<Followers>::default();
         let quiet = Quiet {
             watcher: Watcher::new(&options.config),
             in_force: Arc::clone(&in_force),
             redirect: Arc::clone(&redirect),
             older: Arc::clone(&older),
+            followers: Arc::clone(&followers),
             metrics,
             stop: Arc::clone(&stop),
         };
@@ -169,6 +175,7 @@ impl Agent {
             admin,
             listening: Mutex::default(),
             quiet: Some(quiet),
+            followers,
             stop,
         })
     }
@@ -177,6 +184,17 @@ impl Agent {
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
+    }
+
+    /// Tells of the targets, now and whenever they have changed, before the policies on them are in force.
+    pub fn on_targets(&self, follow: impl Fn(&PolicySet) -> Result<()> + Send + 'static) -> Result<()> {
+        // Held over the call, so that no change falls between it and the next.
+        let Ok(mut followers) = self.followers.lock() else {
+            anyhow::bail!("a follower of the targets has failed")
+        };
+        follow(&self.in_force.load())?;
+        followers.push(Box::new(follow));
+        Ok(())
     }
 
     /// Enforces on a pod: listeners in its namespace first, then its enrolment, so that nothing is diverted to nowhere.
@@ -255,6 +273,7 @@ struct Quiet {
     in_force: Arc<InForce>,
     redirect: KernelSide,
     older: Arc<Older>,
+    followers: Arc<Followers>,
     metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
 }
@@ -284,7 +303,14 @@ impl Quiet {
                         continue;
                     }
                     let targets = entries(&set);
+                    let followers = self.followers.lock();
+                    for follow in followers.iter().flat_map(|followers| followers.iter()) {
+                        if let Err(error) = follow(&set) {
+                            tracing::error!("a changed target can't be reached: {error:#}");
+                        }
+                    }
                     self.in_force.replace(set);
+                    drop(followers);
                     self.older.of_all(&targets);
                     self.metrics.policy_reloads.inc();
                     tracing::info!("policies reloaded");

@@ -4,6 +4,7 @@ mod doctor;
 mod run;
 mod sessions;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,7 +34,7 @@ enum Command {
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
     // The sandbox's own stages are no commands for people.
-    let arguments: Vec<String> = std::env::args().collect();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
     let staged = match arguments.as_slice() {
         [_, stage, container, command @ ..] if stage == stages::FIRST => {
             Some(stages::first(std::path::Path::new(container), command))

@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -52,6 +53,9 @@ impl Invoker {
     }
 }
 
+/// A function of the kit and its arguments.
+pub type Attempt<'a> = (&'a str, Value);
+
 /// What an attempt told.
 #[derive(Debug, Clone)]
 pub struct Told {
@@ -59,7 +63,14 @@ pub struct Told {
     pub got: Option<String>,
     /// Why it got nothing.
     pub refused: Option<String>,
-    /// How a blocked statement fared afterwards.
+}
+
+/// What several attempts told that were made one after another.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Each of them.
+    pub told: Vec<Told>,
+    /// How a blocked statement fared afterwards; only inside.
     pub then: Option<String>,
 }
 
@@ -78,7 +89,8 @@ impl Escape {
             return Ok(None);
         };
         let place = tempfile::Builder::new().prefix("bailiff-place-").tempdir()?;
-        std::os::unix::fs::chown(place.path(), Some(Invoker::Sudo.uid()), Some(Invoker::Sudo.uid()))?;
+        // Without its rights, root is one among others.
+        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o777))?;
         Ok(Some(Self { lab, place }))
     }
 
@@ -94,109 +106,113 @@ impl Escape {
         json!({ "host": self.lab.server.address(), "port": Postgres::PORT })
     }
 
-    /// Tries something inside a sandbox, and a blocked statement after it.
-    pub fn inside(&self, invoker: Invoker, attempt: &str, arguments: &Value) -> Result<Told> {
-        self.inside_with(invoker, attempt, arguments, &[], &[])
+    /// Makes attempts inside a sandbox, and runs a blocked statement after them.
+    pub fn inside(&self, invoker: Invoker, attempts: &[Attempt<'_>]) -> Result<Report> {
+        self.inside_with(invoker, attempts, &[])
     }
 
-    /// The same with further options of `bailiff run` and with descriptors for the attempt.
+    /// The same with descriptors for the attempts.
     pub fn inside_with(
         &self,
         invoker: Invoker,
-        attempt: &str,
-        arguments: &Value,
-        options: &[&str],
+        attempts: &[Attempt<'_>],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Told> {
-        let mut arguments = arguments.clone();
-        let map = arguments.as_object_mut().context("arguments are an object")?;
-        map.insert(
-            "then".to_owned(),
-            json!([self.lab.server.address(), Postgres::PORT]),
-        );
-        let arguments = arguments.to_string();
-        let mut command = self
-            .lab
-            .enforced
-            .run_with(options, &[&python(), "-c", KIT, attempt, &arguments])?;
+    ) -> Result<Report> {
+        let then = json!([self.lab.server.address(), Postgres::PORT]);
+        let words = words(attempts, &then);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut command = self.lab.enforced.run(&words)?;
         invoker.calls(&mut command);
-        command.current_dir(self.place());
-        told(&mut command, descriptors)
+        report(command.current_dir(self.place()), descriptors)
     }
 
-    /// Tries something outside, as root.
-    pub fn outside(&self, attempt: &str, arguments: &Value) -> Result<Told> {
-        self.outside_with(&[], attempt, arguments, &[])
+    /// Makes attempts outside, as root.
+    pub fn outside(&self, attempts: &[Attempt<'_>]) -> Result<Report> {
+        self.outside_with(&[], attempts, &[])
     }
 
-    /// The same by another program, such as `unshare --net`, and with descriptors for the attempt.
+    /// The same by another program, such as `unshare --net`, and with descriptors for the attempts.
     pub fn outside_with(
         &self,
         by: &[&str],
-        attempt: &str,
-        arguments: &Value,
+        attempts: &[Attempt<'_>],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Told> {
-        let python = python();
-        let arguments = arguments.to_string();
-        let words: Vec<&str> = by
-            .iter()
-            .copied()
-            .chain([python.as_str(), "-c", KIT, attempt, &arguments])
-            .collect();
-        let (program, rest) = words.split_first().context("no program")?;
-        let mut command = Command::new(program);
-        command.args(rest).current_dir(self.place());
-        told(&mut command, descriptors)
+    ) -> Result<Report> {
+        let kit = words(attempts, &Value::Null);
+        let mut words = by.iter().copied().chain(kit.iter().map(String::as_str));
+        let mut command = Command::new(words.next().context("no program")?);
+        report(command.args(words).current_dir(self.place()), descriptors)
     }
 
-    /// Asserts that something succeeds outside, so that the attempt itself is sound.
-    pub fn succeeds(&self, attempt: &str, arguments: &Value) -> Result<String> {
-        self.succeeds_by(&[], attempt, arguments, &[])
+    /// Asserts that attempts succeed outside, so that they themselves are sound.
+    pub fn succeed(&self, attempts: &[Attempt<'_>]) -> Result<Vec<String>> {
+        self.succeed_by(&[], attempts, &[])
     }
 
     /// The same by another program and with descriptors.
-    pub fn succeeds_by(
+    pub fn succeed_by(
         &self,
         by: &[&str],
-        attempt: &str,
-        arguments: &Value,
+        attempts: &[Attempt<'_>],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<String> {
-        let told = self.outside_with(by, attempt, arguments, descriptors)?;
-        told.got
-            .with_context(|| format!("{attempt} {arguments} fails outside, too: {:?}", told.refused))
+    ) -> Result<Vec<String>> {
+        let report = self.outside_with(by, attempts, descriptors)?;
+        let mut got = Vec::new();
+        for (attempt, told) in attempts.iter().zip(report.told) {
+            let refused = told.refused;
+            got.push(
+                told.got
+                    .with_context(|| format!("{attempt:?} fails outside, too: {refused:?}"))?,
+            );
+        }
+        Ok(got)
     }
 
-    /// Asserts that something fails inside, whoever calls, in one of these ways, and that policies stay in force.
-    pub fn fails(&self, attempt: &str, arguments: &Value, ways: &[&str]) -> Result<()> {
-        self.fails_with(attempt, arguments, ways, &[])
+    /// Asserts that attempts fail inside, whoever calls, in one of these ways, and that policies stay in force.
+    pub fn fail(&self, attempts: &[Attempt<'_>], ways: &[&str]) -> Result<()> {
+        self.fail_with(attempts, ways, &[])
     }
 
-    /// The same with descriptors for the attempt.
-    pub fn fails_with(
+    /// The same with descriptors for the attempts.
+    pub fn fail_with(
         &self,
-        attempt: &str,
-        arguments: &Value,
+        attempts: &[Attempt<'_>],
         ways: &[&str],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<()> {
         for invoker in Invoker::ALL {
-            let told = self.inside_with(invoker, attempt, arguments, &[], descriptors)?;
-            let refused = told.refused.as_deref().unwrap_or_default();
-            ensure!(
-                told.got.is_none() && ways.contains(&refused),
-                "{attempt} {arguments} by {invoker:?}: {told:?}"
-            );
-            self.in_force(&told)?;
+            let report = self.inside_with(invoker, attempts, descriptors)?;
+            ensure!(report.told.len() == attempts.len(), "{report:?}");
+            for (attempt, told) in attempts.iter().zip(&report.told) {
+                let refused = told.refused.as_deref().unwrap_or_default();
+                ensure!(
+                    told.got.is_none() && ways.contains(&refused),
+                    "{attempt:?} by {invoker:?}: {told:?}"
+                );
+            }
+            self.in_force(&report)?;
         }
         Ok(())
     }
 
-    /// Asserts that a blocked statement was blocked after an attempt, and that nothing reached the database.
-    pub fn in_force(&self, told: &Told) -> Result<()> {
-        ensure!(told.then.as_deref() == Some(BLOCKED), "{told:?}");
-        ensure!(!self.claimed()?, "a table was made: {told:?}");
+    /// Asserts that attempts succeed outside and fail inside.
+    pub fn are_no_ways(&self, attempts: &[Attempt<'_>], ways: &[&str]) -> Result<()> {
+        self.succeed(attempts)?;
+        self.fail(attempts, ways)
+    }
+
+    /// Asserts that a way to the database leads there outside, where it makes a table, and not inside.
+    pub fn leads_nowhere(&self, attempt: Attempt<'_>, ways: &[&str]) -> Result<()> {
+        let attempts = [attempt];
+        self.succeed(&attempts)?;
+        ensure!(self.claimed()?, "{attempts:?} makes no table outside");
+        self.fail(&attempts, ways)
+    }
+
+    /// Asserts that a blocked statement was blocked after the attempts, and that nothing reached the database.
+    pub fn in_force(&self, report: &Report) -> Result<()> {
+        ensure!(report.then.as_deref() == Some(BLOCKED), "{report:?}");
+        ensure!(!self.claimed()?, "a table was made: {report:?}");
         Ok(())
     }
 
@@ -211,13 +227,6 @@ impl Escape {
             .sql("set client_min_messages to error; drop table if exists escaped, escaped_then")?;
         Ok(count != "0")
     }
-
-    /// Asserts that a way to the database works outside and not inside. It must make a table.
-    pub fn is_no_way(&self, attempt: &str, arguments: &Value, ways: &[&str]) -> Result<()> {
-        self.succeeds(attempt, arguments)?;
-        ensure!(self.claimed()?, "{attempt} makes no table outside");
-        self.fails(attempt, arguments, ways)
-    }
 }
 
 /// A Python that all users can run.
@@ -231,7 +240,13 @@ pub fn python() -> String {
     }
 }
 
-fn told(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> Result<Told> {
+/// How the kit is run.
+fn words(attempts: &[Attempt<'_>], then: &Value) -> [String; 4] {
+    let asked = json!({ "attempts": attempts, "then": then });
+    [python(), "-c".to_owned(), KIT.to_owned(), asked.to_string()]
+}
+
+fn report(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> Result<Report> {
     let (control, inside) = UnixStream::pair()?;
     let child = command
         .stdin(OwnedFd::from(inside))
@@ -246,12 +261,8 @@ fn told(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> Result<Told> {
             buffer.push(SendAncillaryMessage::ScmRights(descriptors)),
             "too many descriptors"
         );
-        sendmsg(
-            control.as_fd(),
-            &[IoSlice::new(b"d")],
-            &mut buffer,
-            SendFlags::empty(),
-        )?;
+        let byte = IoSlice::new(b"d");
+        sendmsg(control.as_fd(), &[byte], &mut buffer, SendFlags::empty())?;
     }
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -259,11 +270,19 @@ fn told(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> Result<Told> {
         .lines()
         .last()
         .with_context(|| format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)))?;
-    let told: Value = serde_json::from_str(line)?;
-    let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
-    Ok(Told {
-        got: text("got"),
-        refused: text("refused"),
-        then: text("then"),
+    let report: Value = serde_json::from_str(line)?;
+    let text = |of: &Value, name: &str| of.get(name).and_then(Value::as_str).map(str::to_owned);
+    Ok(Report {
+        told: report
+            .get("told")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(|told| Told {
+                got: text(told, "got"),
+                refused: text(told, "refused"),
+            })
+            .collect(),
+        then: text(&report, "then"),
     })
 }

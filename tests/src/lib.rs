@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub use client::{Client, Message, message, say};
 pub use config::{ALLOW_ALL, policy, target};
 pub use enforced::Enforced;
-pub use escape::{Escape, Invoker, Told, python};
+pub use escape::{Attempt, Escape, Invoker, Report, Told, python};
 pub use kernel_client::Talk;
 pub use kernel_lab::KernelLab;
 pub use kernel_wire::Wire;

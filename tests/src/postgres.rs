@@ -77,15 +77,16 @@ impl Postgres {
         check(command.arg(log).arg(what)).map(|_| ())
     }
 
-    /// Starts it anew, with Unix sockets also in these directories, or abstract ones where they begin with `@`, and on all
-    /// addresses of the machine.
-    pub fn listen_everywhere(&self, sockets: &[&str]) -> Result<()> {
+    /// Starts it anew, so that it listens also on these addresses, and on Unix sockets in these directories, or abstract ones
+    /// where they begin with `@`.
+    pub fn listen_also(&self, addresses: &[&str], sockets: &[&str]) -> Result<()> {
         let own = self.directory.path().display().to_string();
+        let addresses = [&[self.address.as_str()], addresses].concat().join(",");
         let sockets = [&[own.as_str()], sockets].concat().join(",");
         self.control(
             "restart",
             &format!(
-                "-c listen_addresses=* -c port={} -c unix_socket_directories={sockets} -c fsync=off",
+                "-c listen_addresses={addresses} -c port={} -c unix_socket_directories={sockets} -c fsync=off",
                 Self::PORT
             ),
         )

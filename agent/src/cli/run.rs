@@ -1,8 +1,10 @@
 //! `bailiff run`: a command in a sandbox, with policies in force on it.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ExitCode, ExitStatus};
+use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
@@ -56,7 +58,7 @@ pub(crate) struct Args {
     writable: Vec<PathBuf>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// What `bailiff run` itself ends with when it can't do its work; everything else is the command's.
@@ -84,6 +86,11 @@ fn enforced(args: &Args) -> Result<ExitCode> {
     let config = std::fs::canonicalize(&args.config)
         .with_context(|| format!("cannot find {}", args.config.display()))?;
     let pod = Inventory::load(&config)?.pod(args.pod.as_deref(), program)?;
+    // A link on its way could be changed, too.
+    std::fs::create_dir_all(&args.record_dir)
+        .with_context(|| format!("cannot make {}", args.record_dir.display()))?;
+    let record = std::fs::canonicalize(&args.record_dir)
+        .with_context(|| format!("cannot find {}", args.record_dir.display()))?;
     let instance = Instance::create()?;
     let mut limits = Limits::default();
     args.limits.iter().for_each(|setting| limits.set(setting));
@@ -93,15 +100,17 @@ fn enforced(args: &Args) -> Result<ExitCode> {
         pods_cgroup: instance.pods_cgroup(),
         agent_cgroup: instance.agent_cgroup(),
         pins: instance.pins(),
-        record: args.record_dir.clone(),
+        record: record.clone(),
         record_bytes: args.record_mib << 20,
         admin: args.admin,
         workers: args.workers.unwrap_or_else(default_workers),
         limits,
     })?;
     let outcome = (|| {
-        let place = Workplace::new(&args.writable, &config, &args.record_dir)?;
+        let place = Workplace::new(&args.writable, &config, &record)?;
         let sandbox = Sandbox::create(&instance.pods_cgroup(), &pod.name, instance.tag())?;
+        let reach = Arc::clone(sandbox.reach());
+        agent.on_targets(move |targets| reach.set(targets))?;
         agent.add_pod(PodSpec {
             info: pod.info(),
             container: Some(pod.container.clone().unwrap_or_else(|| "main".to_owned())),

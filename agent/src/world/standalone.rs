@@ -4,6 +4,7 @@ mod filter;
 mod instance;
 mod inventory;
 mod invoker;
+mod reach;
 mod sandbox;
 mod signals;
 pub mod stages;
@@ -12,6 +13,7 @@ mod workplace;
 
 pub use instance::Instance;
 pub use inventory::{Inventory, InventoryPod};
+pub use reach::Reach;
 pub use sandbox::Sandbox;
 pub use signals::{Signals, code};
 pub use workplace::Workplace;

@@ -1,7 +1,7 @@
 """Ways out of a sandbox, each tried for real. It runs inside of one, and outside to show that the attempt itself works.
 
-Arguments: an attempt's name and a JSON object. Prints one JSON object: what was got or how it was refused, and, where a target
-is named, what becomes of a refused statement afterwards.
+The argument is a JSON object: the attempts, each a name and its arguments, and where to try a statement that policy blocks
+afterwards. Prints one: what each attempt got or how it was refused, and what became of the statement.
 """
 import ctypes, errno, json, mmap, os, platform, signal, socket, struct, subprocess, sys, time
 
@@ -152,9 +152,22 @@ def unix_database(path):
     return claim(unix(path), "escaped")
 
 
-def unix_greeting(path):
-    sock = unix(path)
-    return receive(sock, 2).decode()
+def unix_connect(path):
+    unix(path)
+    return "connected"
+
+
+def unix_late(path, ready, go):
+    """Says that it is ready, waits to be told that the socket is there, and connects."""
+    open(ready, "w").close()
+    while not os.path.exists(go):
+        time.sleep(0.005)
+    os.unlink(ready)
+    try:
+        unix(path)
+    finally:
+        os.unlink(go)
+    return "connected"
 
 
 def datagram(path):
@@ -168,18 +181,12 @@ def tcp(host, port):
     return receive(sock, 2).decode()
 
 
-def any_address(hosts, port):
-    """The database by every address of the host, that of this link's other end among them."""
+def gateway(port):
+    """The host's end of this link."""
     with open("/proc/net/route") as routes:
         fields = [line.split() for line in routes.readlines()[1:]]
-    gateways = {socket.inet_ntoa(bytes.fromhex(field[2])[::-1]) for field in fields} - {"0.0.0.0"}
-    outcomes = set()
-    for host in [*hosts, *gateways]:
-        try:
-            return dial(host, port)
-        except (OSError, Refused) as error:
-            outcomes.add(errno.errorcode.get(getattr(error, "errno", None), str(error)))
-    raise Refused(", ".join(sorted(outcomes)))
+    hosts = {socket.inet_ntoa(bytes.fromhex(field[2])[::-1]) for field in fields} - {"0.0.0.0"}
+    return tcp(hosts.pop(), port)
 
 
 def all_nodes():
@@ -556,21 +563,36 @@ def daemon(mark, marker):
     return "left behind"
 
 
-def main():
-    attempt, arguments = sys.argv[1], json.loads(sys.argv[2])
-    target = arguments.pop("then", None)
-    told = {}
-    try:
-        told["got"] = globals()[attempt](**arguments)
-    except OSError as error:
-        told["refused"] = errno.errorcode.get(error.errno, str(error)) if error.errno else str(error)
-    except Refused as error:
-        told["refused"] = str(error)
-    if target:
+def tried(attempt, arguments):
+    """In a process of its own, since an attempt that succeeds changes the one that makes it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        told = {}
         try:
-            told["then"] = dial(target[0], target[1], "escaped_then")
-        except (OSError, Refused) as error:
-            told["then"] = str(error)
+            told["got"] = globals()[attempt](**arguments)
+        except OSError as error:
+            told["refused"] = errno.errorcode.get(error.errno, str(error)) if error.errno else str(error)
+        except Refused as error:
+            told["refused"] = str(error)
+        except BaseException as error:
+            told["refused"] = repr(error)
+        os.write(writer, json.dumps(told).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(told or b'{"refused": "the process ended"}')
+
+
+def main():
+    asked = json.loads(sys.argv[1])
+    told = {"told": [tried(attempt, arguments) for attempt, arguments in asked["attempts"]]}
+    if asked["then"]:
+        host, port = asked["then"]
+        then = tried("dial", {"host": host, "port": port, "table": "escaped_then"})
+        told["then"] = then.get("got") or then["refused"]
     print(json.dumps(told), flush=True)
 
 

@@ -1,6 +1,7 @@
 //! Which pods there are, from a small file.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -73,7 +74,7 @@ impl Inventory {
     }
 
     /// The pod of a name; without a name the only one, or one made up for the command.
-    pub fn pod(&self, name: Option<&str>, command: &str) -> Result<InventoryPod> {
+    pub fn pod(&self, name: Option<&str>, command: &OsStr) -> Result<InventoryPod> {
         let names = || {
             self.pods
                 .iter()

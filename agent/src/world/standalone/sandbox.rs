@@ -1,18 +1,23 @@
 //! A pod-like sandbox: a cgroup, a network namespace, and a link between it and the host.
 
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bailiff_kernel::cgroup;
 use bailiff_kernel::netns::NetnsFd;
 
+use super::reach::{self, Reach};
 use super::signals::Signals;
 use super::stages;
 use super::workplace::Workplace;
 
-/// Subnets of four addresses in 10.211.0.0/16.
+/// Subnets of four addresses from this one on.
+const NETWORK: Ipv4Addr = Ipv4Addr::new(10, 211, 0, 0);
 const SUBNETS: u32 = 1 << 14;
 
 /// The sandbox. Dropping it ends everything in it and removes it.
@@ -22,7 +27,7 @@ pub struct Sandbox {
     cgroup: PathBuf,
     container: PathBuf,
     host_link: String,
-    address: String,
+    reach: Arc<Reach>,
 }
 
 impl Sandbox {
@@ -37,49 +42,24 @@ impl Sandbox {
         let first: u32 = u32::from_str_radix(tag, 16).unwrap_or(0);
         let mut last = None;
         for attempt in 0..64 {
-            let subnet = (first + attempt * 7919) % SUBNETS * 4;
-            match Self::link(&netns, &host_link, subnet) {
-                Ok(address) => {
+            let subnet = NETWORK.to_bits() + (first + attempt * 7919) % SUBNETS * 4;
+            let address = |last: u32| Ipv4Addr::from_bits(subnet + last);
+            let inside = NetnsFd::from_fd(netns.as_fd().try_clone_to_owned()?)?;
+            match Reach::create(inside, &host_link, address(1), address(2)) {
+                Ok(reach) => {
                     return Ok(Self {
                         netns,
                         cgroup,
                         container,
                         host_link,
-                        address,
+                        reach: Arc::new(reach),
                     });
                 }
                 Err(error) => last = Some(error),
             }
-            let _ = ip(&["link", "del", &host_link]);
+            reach::remove_link(&host_link);
         }
         Err(last.unwrap_or_else(|| anyhow::anyhow!("no subnet is free")))
-    }
-
-    fn link(netns: &NetnsFd, host_link: &str, subnet: u32) -> Result<String> {
-        let ours = format!("10.211.{}.{}", subnet >> 8 & 0xff, (subnet & 0xff) + 1);
-        let theirs = format!("10.211.{}.{}", subnet >> 8 & 0xff, (subnet & 0xff) + 2);
-        if ip_output(&["-o", "addr", "show", "to", &ours])?.contains(&ours) {
-            bail!("{ours} is taken");
-        }
-        let path = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            std::os::fd::AsRawFd::as_raw_fd(&netns.as_fd())
-        );
-        let peer = format!("{host_link}p");
-        ip(&["link", "add", host_link, "type", "veth", "peer", "name", &peer])?;
-        // `ip` takes a path to a namespace as its name.
-        ip(&["link", "set", &peer, "netns", &path])?;
-        ip(&["addr", "add", &format!("{ours}/30"), "dev", host_link])?;
-        ip(&["link", "set", host_link, "up"])?;
-        netns.run_in(|| -> Result<()> {
-            ip(&["link", "set", "lo", "up"])?;
-            ip(&["link", "set", &peer, "name", "eth0"])?;
-            ip(&["addr", "add", &format!("{theirs}/30"), "dev", "eth0"])?;
-            ip(&["link", "set", "eth0", "up"])?;
-            ip(&["route", "add", "default", "via", &ours])
-        })??;
-        Ok(theirs)
     }
 
     /// Its cgroup.
@@ -94,10 +74,10 @@ impl Sandbox {
         &self.host_link
     }
 
-    /// Its IPv4 address.
+    /// Where its packets can go; at first nowhere.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
+    pub fn reach(&self) -> &Arc<Reach> {
+        &self.reach
     }
 
     /// Its network namespace.
@@ -107,7 +87,7 @@ impl Sandbox {
 
     /// Starts a command in it, as the invoking user and without any privilege, with the caller's standard input, output and
     /// error. It ends when the calling thread does.
-    pub fn spawn(&self, signals: &Signals, place: &Workplace, command: &[String]) -> Result<Child> {
+    pub fn spawn(&self, signals: &Signals, place: &Workplace, command: &[OsString]) -> Result<Child> {
         let view = serde_json::to_string(&place.view())?;
         let child = self.netns.run_in(|| {
             signals.spawn(
@@ -127,34 +107,15 @@ impl Drop for Sandbox {
         if let Err(error) = cgroup::end(&self.cgroup) {
             tracing::warn!(%error, cgroup = %self.cgroup.display(), "a sandbox's cgroup can't be removed");
         }
-        let _ = ip(&["link", "del", &self.host_link]);
+        reach::remove_link(&self.host_link);
     }
 }
 
 /// Removes the link of an instance's sandbox, if there is one.
 pub(super) fn remove_link(tag: &str) {
-    let _ = ip(&["link", "del", &link_name(tag)]);
+    reach::remove_link(&link_name(tag));
 }
 
 fn link_name(tag: &str) -> String {
     format!("bl{tag}")
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    ip_output(arguments).map(|_| ())
-}
-
-fn ip_output(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .context("cannot run `ip`; install iproute2")?;
-    if !output.status.success() {
-        bail!(
-            "`ip {}`: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -4,6 +4,7 @@
 //! takes the command's view of the files, gives up every privilege, and runs the command. Two, since a PID namespace begins
 //! with a child. Each dies with the one before, so that nothing outlives `bailiff run`.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -31,8 +32,11 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
 /// Joins the cgroup and leaves the host's namespaces. `words` are the view and the command.
-pub fn first(container: &Path, words: &[String]) -> Result<ExitCode> {
+pub fn first(container: &Path, words: &[OsString]) -> Result<ExitCode> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // Whatever else was open where `bailiff run` was called stays outside, also of the second stage, into whose descriptors
+    // the command could look.
+    spawn::close_on_exec_from(3).context("cannot close descriptors; this needs Linux 5.11")?;
     let signals = Signals::take()?;
     cgroup::join(container, 0).context("cannot join the sandbox's cgroup")?;
     unshare(
@@ -52,12 +56,12 @@ pub fn first(container: &Path, words: &[String]) -> Result<ExitCode> {
 }
 
 /// Takes the command's view, gives up every privilege, and runs the command.
-pub fn second(words: &[String]) -> Result<ExitCode> {
+pub fn second(words: &[OsString]) -> Result<ExitCode> {
     let Some((view, [program, arguments @ ..])) = words.split_first() else {
         bail!("no command")
     };
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    let view: View = serde_json::from_str(view)?;
+    let view: View = serde_json::from_slice(view.as_encoded_bytes())?;
     no_directories()?;
     let signals = Signals::take()?;
     let invoker = Invoker::find();
@@ -69,7 +73,7 @@ pub fn second(words: &[String]) -> Result<ExitCode> {
     let mut child = match signals.spawn(&mut command) {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("bailiff: cannot run {program}: {error}");
+            eprintln!("bailiff: cannot run {}: {error}", program.display());
             return Ok(ExitCode::from(match error.kind() {
                 std::io::ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_EXECUTABLE,
@@ -94,8 +98,6 @@ fn no_directories() -> Result<()> {
 }
 
 fn give_up(invoker: &Invoker) -> Result<()> {
-    // Whatever else was open where `bailiff run` was called stays outside.
-    spawn::close_on_exec_from(3).context("cannot close descriptors; this needs Linux 5.11")?;
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Bounding)?;
     caps::clear(None, CapSet::Inheritable)?;
@@ -105,6 +107,8 @@ fn give_up(invoker: &Invoker) -> Result<()> {
         setuid(*uid)?;
     }
     nix::sys::prctl::set_no_new_privs()?;
+    // The command's user is this process's: nobody is to look into it or steer it.
+    nix::sys::prctl::set_dumpable(false)?;
     caps::clear(None, CapSet::Effective)?;
     caps::clear(None, CapSet::Permitted)?;
     // A change of user has cleared it.

@@ -1,8 +1,10 @@
 //! Where the command works: which of the user's files it may change.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::{Uid, User};
 
 use super::invoker::Invoker;
 use super::view::View;
@@ -61,7 +63,7 @@ impl Workplace {
             }
             writable.push(path);
         }
-        if is_workplace(&here, Invoker::find().home().as_deref()) {
+        if is_workplace(&here, &homes(&here)) {
             writable.push(here.clone());
         }
         writable.retain(|path| !kept.iter().chain(&hidden).any(|fixed| path.starts_with(fixed)));
@@ -85,12 +87,24 @@ impl Workplace {
     }
 }
 
-/// Whether a working directory is there to be worked in, and doesn't steer the machine or the user's next login.
-fn is_workplace(here: &Path, home: Option<&Path>) -> bool {
+/// The homes of whoever called, of root, and of whoever owns the directory.
+fn homes(here: &Path) -> Vec<PathBuf> {
+    let owner = std::fs::metadata(here)
+        .ok()
+        .and_then(|about| User::from_uid(Uid::from_raw(about.uid())).ok().flatten());
+    let mut homes = vec![PathBuf::from("/root")];
+    homes.extend(Invoker::find().home());
+    homes.extend(owner.map(|owner| owner.dir));
+    // Users without a home often have `/` or `/nonexistent` there.
+    homes.retain(|home| home != Path::new("/"));
+    homes
+}
+
+/// Whether a working directory is there to be worked in, and doesn't steer the machine or somebody's next login.
+fn is_workplace(here: &Path, homes: &[PathBuf]) -> bool {
     let is_system = SYSTEM.iter().any(|system| here.starts_with(system));
     // "/", "/srv", "/tmp" and the like hold what belongs to others.
     let is_shared = here.components().count() <= 2 || here == Path::new("/var/tmp");
-    let homes = [home.unwrap_or(Path::new("/root")), Path::new("/root")];
     let is_home = homes.iter().any(|home| {
         home.starts_with(here)
             || here
@@ -106,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_steers_the_machine_or_a_login_is_no_workplace() {
-        let home = Some(Path::new("/home/ada"));
+        let homes = ["/root", "/home/ada"].map(PathBuf::from);
         for place in [
             "/home/ada/src",
             "/work/project",
@@ -115,7 +129,7 @@ mod tests {
             "/opt/app/data",
             "/root/job",
         ] {
-            assert!(is_workplace(Path::new(place), home), "{place}");
+            assert!(is_workplace(Path::new(place), &homes), "{place}");
         }
         for place in [
             "/",
@@ -133,7 +147,7 @@ mod tests {
             "/srv",
             "/var/tmp",
         ] {
-            assert!(!is_workplace(Path::new(place), home), "{place}");
+            assert!(!is_workplace(Path::new(place), &homes), "{place}");
         }
     }
 }
