@@ -118,12 +118,21 @@ impl Escape {
         attempts: &[Attempt<'_>],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Report> {
+        self.inside_of(&mut self.lab.enforced.run(&[])?, invoker, attempts, descriptors)
+    }
+
+    /// The same by a `bailiff run` that lacks only its command.
+    pub fn inside_of(
+        &self,
+        run: &mut Command,
+        invoker: Invoker,
+        attempts: &[Attempt<'_>],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Report> {
         let then = json!([self.lab.server.address(), Postgres::PORT]);
-        let words = words(attempts, &then);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut command = self.lab.enforced.run(&words)?;
-        invoker.calls(&mut command);
-        report(command.current_dir(self.place()), descriptors)
+        invoker.calls(run);
+        run.args(words(attempts, &then)).current_dir(self.place());
+        report(run, descriptors)
     }
 
     /// Makes attempts outside, as root.
