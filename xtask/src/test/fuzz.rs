@@ -3,6 +3,7 @@
 //! cargo-fuzz does the same with a nightly compiler and sanitizers. Coverage alone, which is what finds things in code without
 //! `unsafe`, needs neither: the pass that counts it is LLVM's own, and stable takes its name with `-C passes`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -46,9 +47,19 @@ pub(super) fn is_called(name: &str) -> bool {
             .is_some_and(|target| folder(target).is_dir())
 }
 
-/// The corpus of a target, captured and kept in the repository.
+/// The crates with targets: where they lie, and their names.
+const CRATES: &[(&str, &str)] = &[
+    ("agent/crates/policy/fuzz", "bailiff-policy-fuzz"),
+    ("agent/crates/wire/fuzz", "bailiff-wire-fuzz"),
+];
+
+/// The corpus of a target, kept in the repository, in one of the crates. An empty path if there is none.
 fn folder(target: &str) -> PathBuf {
-    shell::root().join("agent/crates/wire/fuzz/corpus").join(target)
+    CRATES
+        .iter()
+        .map(|(home, _)| shell::root().join(home).join("corpus").join(target))
+        .find(|folder| folder.is_dir())
+        .unwrap_or_default()
 }
 
 /// A built target.
@@ -97,14 +108,16 @@ fn build() -> Result<Vec<Target>> {
     // With a target, the flags don't reach build scripts; in a folder of its own, other builds aren't made anew.
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", FLAGS.join(" "));
-    cargo.args([
-        "build",
-        "--package",
-        "bailiff-wire-fuzz",
-        "--bins",
-        "--features",
-        "libfuzzer",
-    ]);
+    cargo.arg("build");
+    for (_, package) in CRATES {
+        cargo.args([
+            "--package",
+            *package,
+            "--features",
+            &format!("{package}/libfuzzer"),
+        ]);
+    }
+    cargo.arg("--bins");
     cargo.args([
         "--profile",
         "fuzz",
@@ -160,17 +173,21 @@ fn fuzz(plan: &Plan, target: &Target) -> Result<Found> {
     for folder in [&kept, &crashes] {
         std::fs::create_dir_all(folder).with_context(|| format!("{} can't be made", folder.display()))?;
     }
+    let before = inputs(&crashes, &target.name)?;
     let log = plan.logs.join(format!("fuzz_{}.log", target.name));
     let sink = File::create(&log).with_context(|| format!("{} can't be written", log.display()))?;
     let mut command = Command::new(&target.executable);
     command.current_dir(shell::root()).args(DEFAULTS);
     command.arg(format!("-max_total_time={}", plan.fuzz_seconds));
     command.arg(format!("-artifact_prefix={}/{}-", crashes.display(), target.name));
+    if let Some(words) = dictionary(&target.name) {
+        command.arg(format!("-dict={}", words.display()));
+    }
     command.args(&plan.rest);
     // A file on the command line is tried alone.
     if plan.rest.iter().all(|word| word.starts_with('-')) {
         command.arg(&kept);
-        command.args(corpora(&target.name).iter().filter(|folder| folder.is_dir()));
+        command.args(corpora(&target.name));
     }
     let status = command
         .stdin(Stdio::null())
@@ -181,22 +198,60 @@ fn fuzz(plan: &Plan, target: &Target) -> Result<Found> {
     let said = std::fs::read(&log).with_context(|| format!("{} can't be read", log.display()))?;
     let mut found = read(&String::from_utf8_lossy(&said));
     if found.trouble.is_none() && !status.success() {
-        found.trouble = Some(format!("ended before its time ({status})"));
+        // The grammar's library takes the descriptor of errors for itself while it works: its crash leaves a file alone.
+        let left = inputs(&crashes, &target.name)?
+            .difference(&before)
+            .next()
+            .cloned();
+        found.trouble = Some(left.unwrap_or_else(|| format!("ended before its time ({status})")));
     }
     Ok(found)
 }
 
-/// Where a target's first inputs lie. Streams are cut from the messages of either side.
+/// What a target's crashes left, as paths from the workspace's folder.
+fn inputs(crashes: &Path, target: &str) -> Result<BTreeSet<String>> {
+    let mut inputs = BTreeSet::new();
+    for entry in std::fs::read_dir(crashes)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(&format!("{target}-")) {
+            let path = path.strip_prefix(shell::root()).unwrap_or(&path);
+            inputs.insert(path.display().to_string());
+        }
+    }
+    Ok(inputs)
+}
+
+/// Where a target's first inputs lie: in its own folder, and where others have what it reads, too.
 fn corpora(target: &str) -> Vec<PathBuf> {
     let others: &[&str] = match target {
         "frame" => &["frontend", "backend"],
-        "writing" => &["sql"],
+        "classify" | "writing" => &["sql"],
         _ => &[],
     };
-    std::iter::once(&target)
+    let mut folders: Vec<PathBuf> = std::iter::once(&target)
         .chain(others)
         .map(|name| folder(name))
-        .collect()
+        .collect();
+    if target == "load" {
+        folders.extend(["demo", "bench"].map(|name| shell::root().join("examples").join(name)));
+    }
+    folders
+}
+
+/// Words that a target's inputs are made of, where they are words.
+fn dictionary(target: &str) -> Option<PathBuf> {
+    let name = match target {
+        "classify" | "sql" => "sql",
+        "load" => "yaml",
+        _ => return None,
+    };
+    Some(
+        shell::root()
+            .join("agent/crates/policy/fuzz")
+            .join(name)
+            .with_extension("dict"),
+    )
 }
 
 /// Reads libFuzzer's words.
@@ -256,10 +311,9 @@ fn report(target: &Target, found: &Found, took: Duration) {
                 "     the input is in {file}; again: cargo xtask test fuzz_{} -- {file}",
                 target.name
             );
-            println!(
-                "     once mended, it belongs into agent/crates/wire/fuzz/corpus/{}/",
-                target.name
-            );
+            let home = folder(&target.name);
+            let home = home.strip_prefix(shell::root()).unwrap_or(&home);
+            println!("     once mended, it belongs into {}/", home.display());
         }
         Some(trouble) => println!("     {trouble}"),
         None => {}
@@ -299,8 +353,12 @@ mod tests {
 
     #[test]
     fn each_target_has_a_corpus() {
-        for target in ["backend", "frame", "frontend", "sql", "startup", "writing"] {
+        for target in [
+            "backend", "classify", "frame", "frontend", "load", "sql", "startup", "writing",
+        ] {
             assert!(is_called(&format!("fuzz_{target}")), "{target}");
+            assert!(corpora(target).iter().all(|folder| folder.is_dir()), "{target}");
+            assert!(dictionary(target).is_none_or(|file| file.is_file()), "{target}");
         }
         assert!(is_called("fuzz") && !is_called("fuzz_other") && !is_called("sql"));
     }

@@ -96,7 +96,7 @@ fn parse(line: &str) -> Result<Option<Binary>> {
         (false, _) => "unit".to_owned(),
         (true, INTEGRATION) => target.name.split('_').next().unwrap_or_default().to_owned(),
         (true, "bailiff") => "cli".to_owned(),
-        (true, "bailiff-wire" | "bailiff-wire-fuzz") => "wire".to_owned(),
+        (true, "bailiff-wire" | "bailiff-wire-fuzz" | "bailiff-policy-fuzz") => "wire".to_owned(),
         (true, _) => "unit".to_owned(),
     };
     let kind = target.kind.first().map(String::as_str).unwrap_or_default();

@@ -1,0 +1,4 @@
+//! See `bailiff_policy_fuzz::load`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bailiff_policy_fuzz::load(bytes));

@@ -1,0 +1,15 @@
+//! What must hold of whatever `bailiff-policy` reads: the statements of clients, and the files of operators.
+//!
+//! Laid out as `bailiff-wire-fuzz`, which says how the targets are run.
+
+mod classify;
+mod load;
+
+pub use classify::classify;
+pub use load::load;
+
+/// A target and its name, which is also that of its folder in `corpus/`.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[("classify", classify), ("load", load)];
