@@ -1,7 +1,7 @@
 //! What must hold of every decoder of `bailiff-wire`, whatever the bytes are.
 //!
 //! Each target is a function that panics where it doesn't hold. libFuzzer calls them with what it makes up (`cargo xtask test
-//! fuzz`), and `tests/corpus.rs` with what was captured of real servers and clients.
+//! fuzz`), and `tests/wire_corpus.rs` with what was captured of real servers and clients.
 
 mod messages;
 mod startup;

@@ -61,7 +61,7 @@ pub fn writing(bytes: &[u8]) {
         tags.push(frame.tag);
         rest = rest.get(frame.raw.len()..).unwrap_or_default();
     }
-    assert!(rest.is_empty() && tags == b"QBDH", "{rest:?}");
+    assert!(rest.is_empty() && tags == b"QPDH", "{rest:?}");
 
     let words = String::from_utf8_lossy(bytes);
     let (message, detail) = words.split_at(words.floor_char_boundary(words.len() / 2));
