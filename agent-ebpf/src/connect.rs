@@ -23,8 +23,8 @@ use crate::maps::{
 const PASS: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
-const TCP: u32 = 6;
-const SOCK_STREAM: u32 = 1;
+pub(crate) const TCP: u32 = 6;
+pub(crate) const SOCK_STREAM: u32 = 1;
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
 /// The loopback is every namespace's first device.

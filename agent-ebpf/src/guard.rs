@@ -14,8 +14,8 @@ use aya_ebpf::macros::{cgroup_skb, classifier};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use bailiff_common::{Config, Counter, EXEMPT, MAX_CGROUP_LEVELS, NOTE_DIRECT};
 
-use crate::connect::note;
-use crate::maps::{ADDRESSES, ENROLMENTS, config, count, protected};
+use crate::connect::{SOCK_STREAM, TCP, note};
+use crate::maps::{ADDRESSES, ENROLMENTS, config, count, maybe_protected, protected};
 use crate::packet::{Packet, Reach, Start, UDP, parse};
 
 const PASS: i32 = 1;
@@ -37,6 +37,9 @@ const RARP: u16 = 0x8035;
 pub(crate) fn bailiff_egress(ctx: SkBuffContext) -> i32 {
     let Some(config) = config() else { return PASS };
     let skb = ctx.skb.skb;
+    if is_stream_elsewhere(config, skb) {
+        return PASS;
+    }
     // SAFETY: the context is valid for the call.
     let kind = u16::from_be(unsafe { (*skb).protocol } as u16);
     let packet = parse(ctx.as_ptr(), Start::Data, kind == IPV6);
@@ -45,6 +48,23 @@ pub(crate) fn bailiff_egress(ctx: SkBuffContext) -> i32 {
     }
     count(Counter::GuardDropped);
     DROP
+}
+
+/// Whether the packet is of a TCP connection to a port that no target has: most packets are, and what they hold needn't be read.
+#[inline(always)]
+fn is_stream_elsewhere(config: &Config, skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context is valid for the call; the helper checks the socket.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return false;
+        }
+        let full = bpf_sk_fullsock(sk);
+        !full.is_null()
+            && (*full).protocol == TCP
+            && (*full).type_ == SOCK_STREAM
+            && !maybe_protected(config, u16::from_be((*full).dst_port))
+    }
 }
 
 #[classifier]

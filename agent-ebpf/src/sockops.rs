@@ -31,6 +31,9 @@ pub(crate) fn bailiff_sockops(ctx: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
+    if !goes_to_loopback(ctx) {
+        return; // Neither diverted nor able to inherit what a refused connect left.
+    }
     let key = key(ctx);
     // SAFETY: the context is valid for the call.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
@@ -60,6 +63,34 @@ fn connecting(ctx: &SockOpsContext) {
         count(Counter::OriginLost);
     }
     let _ = ctx.set_cb_flags(STATE_FLAG);
+}
+
+#[inline(always)]
+fn goes_to_loopback(ctx: &SockOpsContext) -> bool {
+    if ctx.family() == AF_INET {
+        loopback_v4(ctx.ops)
+    } else {
+        loopback_v6(ctx.ops)
+    }
+}
+
+// Functions of their own, for the reason told below.
+#[inline(never)]
+fn loopback_v4(ops: *mut bpf_sock_ops) -> bool {
+    // SAFETY: the context is valid for the call.
+    unsafe { (*ops).remote_ip4 & 0xff == 127 }
+}
+
+#[inline(never)]
+fn loopback_v6(ops: *mut bpf_sock_ops) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        let word = |place: *const u32| core::ptr::read_volatile(place);
+        let remote = &raw const (*ops).remote_ip6;
+        let (a, b) = (word(&raw const (*remote)[0]), word(&raw const (*remote)[1]));
+        let (c, d) = (word(&raw const (*remote)[2]), word(&raw const (*remote)[3]));
+        a == 0 && b == 0 && (c == 0 && d == 1_u32.to_be() || c == 0xffff_u32.to_be() && d & 0xff == 127)
+    }
 }
 
 #[inline(always)]

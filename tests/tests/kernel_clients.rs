@@ -169,7 +169,7 @@ say(s.getsockname(), s.getpeername()); hear()"
     let tuple = lab.tuple(&connection)?;
     ended.say("end")?;
     ensure!(ended.hear().is_err());
-    ensure!(lab.origin(&tuple)?.is_none());
+    lab.wait_for("the origin goes", || Ok(lab.origin(&tuple)?.is_none()))?;
     let (_, talk, connection) = &open[0];
     lab.told(
         lab.origin(&lab.tuple(connection)?)?,

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+mod kernel;
 mod numbers;
 mod postgres;
 
@@ -17,11 +18,13 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    Kernel(kernel::Args),
     Postgres(postgres::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
+        What::Kernel(args) => kernel::run(args),
         What::Postgres(args) => postgres::run(args),
     }
 }
