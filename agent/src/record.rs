@@ -47,6 +47,18 @@ pub struct SessionStart {
     pub application: String,
 }
 
+/// How an operation came to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server answered it, or was made to refuse it.
+    #[default]
+    Answered,
+    /// The server skipped it, as all that follows an error in a pipeline.
+    Skipped,
+    /// The session ended first, so that it isn't known what became of it.
+    Unanswered,
+}
+
 /// One operation that is over.
 #[derive(Debug, Clone)]
 pub struct OperationEnd {
@@ -74,6 +86,8 @@ pub struct OperationEnd {
     pub took: Duration,
     /// The error that ended it.
     pub sqlstate: Option<[u8; 5]>,
+    /// How it came to its end.
+    pub outcome: Outcome,
 }
 
 /// A session's end.

@@ -84,8 +84,13 @@ impl Client {
 
     /// Begins a session as `postgres`.
     pub fn started(stream: TcpStream) -> Result<Self> {
+        Self::started_as(stream, "postgres")
+    }
+
+    /// Begins a session as a user who isn't asked for a password.
+    pub fn started_as(stream: TcpStream, user: &str) -> Result<Self> {
         let mut this = Self::new(stream)?;
-        this.send(&say::startup(&[("user", "postgres"), ("database", "postgres")]))?;
+        this.send(&say::startup(&[("user", user), ("database", "postgres")]))?;
         for message in this.until_ready()? {
             match message.tag {
                 b'K' => this.key = message.body,

@@ -72,14 +72,22 @@ impl Lab {
 
     /// A session through the agent.
     pub fn session(&self, agent: &Running) -> Result<Client> {
-        Client::started(agent.dial(self.server.address(), Postgres::PORT)?)
+        self.session_as(agent, "postgres")
+    }
+
+    /// The same as another user.
+    pub fn session_as(&self, agent: &Running, user: &str) -> Result<Client> {
+        Client::started_as(agent.dial(self.server.address(), Postgres::PORT)?, user)
     }
 
     /// A session past the agent.
     pub fn direct(&self) -> Result<Client> {
-        Client::started(std::net::TcpStream::connect((
-            self.server.address(),
-            Postgres::PORT,
-        ))?)
+        self.direct_as("postgres")
+    }
+
+    /// The same as another user.
+    pub fn direct_as(&self, user: &str) -> Result<Client> {
+        let stream = std::net::TcpStream::connect((self.server.address(), Postgres::PORT))?;
+        Client::started_as(stream, user)
     }
 }

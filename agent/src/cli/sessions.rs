@@ -297,8 +297,12 @@ fn show_operation(operation: &Value) {
         number(operation, "/unmapped/took_us"),
     );
     match text(operation, "/status_code") {
+        "-" => {}
+        code => print!("; SQLSTATE {code}"),
+    }
+    match text(operation, "/status_detail") {
         "-" => println!(),
-        code => println!("; SQLSTATE {code}"),
+        detail => println!("; {detail}"),
     }
 }
 

@@ -7,7 +7,7 @@ use bailiff_model::{Decision, Effect, EffectSet, HopKind, Reason, SqlEffect};
 use foldhash::HashMap;
 use serde::Serialize;
 
-use super::{Event, OperationEnd, SessionEnd, SessionStart, recordable};
+use super::{Event, OperationEnd, Outcome, SessionEnd, SessionStart, recordable};
 
 const CLASS: u64 = 6005;
 /// Activities of the class.
@@ -75,13 +75,26 @@ impl Lines {
     fn operated(&mut self, operation: &OperationEnd, out: &mut Vec<u8>) {
         let decision = &operation.decision;
         let activity = activity(decision.effects);
-        let succeeded = decision.verdict == Effect::Allow && operation.sqlstate.is_none();
+        let failed = decision.verdict != Effect::Allow || operation.sqlstate.is_some();
+        // OCSF: 0 unknown, 1 success, 2 failure.
+        let (status, detail) = match operation.outcome {
+            Outcome::Answered => (if failed { 2 } else { 1 }, None),
+            Outcome::Skipped => (2, Some("skipped by the server after an error")),
+            Outcome::Unanswered => (
+                if failed { 2 } else { 0 },
+                Some("the session ended before the answer"),
+            ),
+        };
         out.extend_from_slice(b"{\"class_uid\":6005,\"category_uid\":6");
         number(out, "activity_id", activity);
         number(out, "type_uid", CLASS * 100 + activity);
         number(out, "time", millis(operation.at));
-        number(out, "severity_id", if succeeded { 1 } else { 3 });
-        number(out, "status_id", if succeeded { 1 } else { 2 });
+        number(out, "severity_id", if status == 2 { 3 } else { 1 });
+        number(out, "status_id", status);
+        if let Some(detail) = detail {
+            out.extend_from_slice(b",\"status_detail\":");
+            text(out, detail);
+        }
         if let Some(code) = &operation.sqlstate {
             out.extend_from_slice(b",\"status_code\":");
             text(out, &String::from_utf8_lossy(code));

@@ -101,6 +101,7 @@ fn operation(number: u64, verdict: Effect) -> Event {
         decided: Duration::from_micros(7),
         took: Duration::from_micros(300),
         sqlstate: (verdict == Effect::Deny).then_some(*b"42501"),
+        outcome: Outcome::Answered,
     })
 }
 

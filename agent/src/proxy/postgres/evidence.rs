@@ -14,7 +14,7 @@ use super::operation::Running;
 use crate::metrics::Metrics;
 use crate::proxy::end::End;
 use crate::proxy::worker::WorkerShared;
-use crate::record::{Event, OperationEnd, SessionEnd, SessionStart};
+use crate::record::{Event, OperationEnd, Outcome, SessionEnd, SessionStart};
 
 /// How often a full queue is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -128,13 +128,14 @@ impl SessionEvidence {
             at: self.shared.clock.get().at(run.began),
             text: Some(Arc::clone(&run.text)),
             decision: Arc::clone(run.ruling.decision()),
-            rows: run.rows,
+            rows: run.rows + run.uncounted,
             masked: run.masked,
             bytes_in: run.bytes_in,
             bytes_out: run.bytes_out,
             decided: Duration::from_nanos(run.decided_ns),
             took,
             sqlstate: run.sqlstate,
+            outcome: run.outcome,
         }));
     }
 
@@ -164,6 +165,7 @@ impl SessionEvidence {
                 decided: Duration::ZERO,
                 took: Duration::ZERO,
                 sqlstate: Some(*b"42501"),
+                outcome: Outcome::Answered,
             }));
     }
 

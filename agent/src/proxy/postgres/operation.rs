@@ -9,6 +9,7 @@ use bailiff_model::SqlEffect;
 use bailiff_policy::{Classified, Ruling};
 
 use crate::mask::Columns;
+use crate::record::Outcome;
 
 /// A statement's text as it came. Shared, since a prepared statement runs many times and the recorder's thread reads it too.
 pub(crate) type Text = Arc<[u8]>;
@@ -70,10 +71,14 @@ pub(crate) struct Running {
     pub(crate) bytes_out: u64,
     /// Rows as the server counts them.
     pub(crate) rows: u64,
+    /// Rows that came since the server last told a count: all that is known of a result that ends without one.
+    pub(crate) uncounted: u64,
     /// Values that were masked.
     pub(crate) masked: u64,
     /// The error that ended it.
     pub(crate) sqlstate: Option<[u8; 5]>,
+    /// How it came to its end.
+    pub(crate) outcome: Outcome,
     /// Which of its result's columns are masked.
     pub(crate) columns: Option<Rc<Columns>>,
 }
@@ -90,10 +95,18 @@ impl Running {
             bytes_in: bytes_in as u64,
             bytes_out: 0,
             rows: 0,
+            uncounted: 0,
             masked: 0,
             sqlstate: None,
+            outcome: Outcome::Answered,
             columns: None,
         }
+    }
+
+    /// Takes the server's count of what was done or came since the last one.
+    pub(crate) fn counted(&mut self, rows: u64) {
+        self.rows += rows;
+        self.uncounted = 0;
     }
 
     /// The same, as a simple query or function call.

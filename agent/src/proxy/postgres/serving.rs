@@ -21,6 +21,7 @@ use crate::proxy::leg::{HIGH_WATER, Leg, Read};
 use crate::proxy::limits::Limits;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::WorkerShared;
+use crate::record::Outcome;
 
 /// What a session needs beside its two sockets.
 pub(crate) struct Core {
@@ -298,7 +299,8 @@ impl Core {
 
     /// Writes what is still outstanding into the record, at the session's end.
     pub(crate) fn abandon(&mut self) {
-        for run in self.tracker.abandon() {
+        for mut run in self.tracker.abandon() {
+            run.outcome = Outcome::Unanswered;
             self.evidence.finished(&run);
         }
     }

@@ -11,6 +11,7 @@ use crate::mask::Columns;
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::{Leg, READ_SIZE};
 use crate::proxy::postgres::tracker::Step;
+use crate::record::Outcome;
 
 impl Core {
     /// Takes what can be taken of the target's bytes, and says how many those are.
@@ -94,7 +95,7 @@ impl Core {
                 side: Side::Target,
                 tag: wrong.0,
             })?;
-        self.count_out(whole);
+        self.count_row(whole);
         Ok(Some(whole))
     }
 
@@ -104,9 +105,11 @@ impl Core {
             .is_some_and(|run| run.ruling.mask_plan().is_some())
     }
 
-    fn count_out(&mut self, bytes: usize) {
+    /// Counts a row, or a line of COPY.
+    fn count_row(&mut self, bytes: usize) {
         if let Some(run) = self.tracker.current() {
             run.bytes_out += bytes as u64;
+            run.uncounted += 1;
         }
         self.evidence.target_bytes(bytes);
     }
@@ -119,7 +122,7 @@ impl Core {
         };
         match step {
             Step::Row => {
-                self.count_out(frame.raw.len());
+                self.count_row(frame.raw.len());
                 let described = self
                     .tracker
                     .described()
@@ -139,7 +142,11 @@ impl Core {
                 Ok(false)
             }
             Step::Pass => {
-                self.evidence.target_bytes(frame.raw.len());
+                if frame.tag == b'd' {
+                    self.count_row(frame.raw.len());
+                } else {
+                    self.evidence.target_bytes(frame.raw.len());
+                }
                 self.passing(frame, changed)
             }
             Step::Columns => self.columns(frame),
@@ -147,10 +154,12 @@ impl Core {
             Step::Finished(mut run) => {
                 self.evidence.target_bytes(frame.raw.len());
                 if frame.tag == b'C' {
-                    run.rows += backend::CommandComplete::decode(frame.body)
-                        .map_err(malformed)?
-                        .rows()
-                        .unwrap_or(0);
+                    run.counted(
+                        backend::CommandComplete::decode(frame.body)
+                            .map_err(malformed)?
+                            .rows()
+                            .unwrap_or(0),
+                    );
                 } else if frame.tag == b'Z' {
                     self.ready(frame)?;
                 }
@@ -172,7 +181,7 @@ impl Core {
                     .rows()
                     .unwrap_or(0);
                 if let Some(run) = self.tracker.current() {
-                    run.rows += rows;
+                    run.counted(rows);
                 }
             }
             b'Z' => self.ready(frame)?,
@@ -274,7 +283,11 @@ impl Core {
         }
         for (place, mut run) in self.tracker.take_ended().into_iter().enumerate() {
             // The first of them failed; the server skipped the others.
-            run.sqlstate = (place == 0).then_some(seen);
+            if place == 0 {
+                run.sqlstate = Some(seen);
+            } else {
+                run.outcome = Outcome::Skipped;
+            }
             self.evidence.finished(&run);
         }
         Ok(changed.is_empty())
