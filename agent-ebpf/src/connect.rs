@@ -5,14 +5,16 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
-    bpf_setsockopt, bpf_sk_lookup_tcp, bpf_sk_release, bpf_sk_storage_get,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_setsockopt, bpf_sk_lookup_tcp,
+    bpf_sk_release, bpf_sk_storage_get,
 };
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use bailiff_common::{
-    Address, Counter, EXEMPT, Enrolment, NOTE_DIRECT, NOTE_DIVERTED, OriginKey, SocketNote,
+    Address, Config, Counter, EXEMPT, Enrolment, MAX_CGROUP_LEVELS, NOTE_DIRECT, NOTE_DIVERTED, OriginKey,
+    SocketNote,
 };
 
 use crate::address::{is_loopback, is_mapped, mapped, read_words, word};
@@ -94,6 +96,8 @@ fn try_connect(ctx: &SockAddrContext, family: Family) -> Result<(), Counter> {
     }
     // SAFETY: the socket's own storage, valid for the call.
     let note = unsafe { &mut *note };
+    // What held for an earlier connect with this socket doesn't hold for this one.
+    note.state = 0;
     let Some((pod_cgroup, enrolment)) = current_pod() else {
         // A kernel thread that reconnects for the kernel itself (NFS): refusing that has frozen nodes elsewhere. Its socket
         // was made by no task, and it stands in the hierarchy's root.
@@ -117,15 +121,9 @@ fn try_connect(ctx: &SockAddrContext, family: Family) -> Result<(), Counter> {
     }
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let failed = if !agent_answers(
-        ctx,
-        config.heartbeat_max_age_ns,
-        family,
-        &destination,
-        enrolment.port,
-    ) {
+    let failed = if !agent_answers(ctx, config, family, &destination, enrolment.port) {
         Some(Counter::RefusedAgent)
-    } else if !reserve(cookie) {
+    } else if !reserve(cookie, note.creator_tgid != 0) {
         Some(Counter::RefusedFull)
     } else {
         None
@@ -150,12 +148,17 @@ fn maybe_listener(port: u16) -> bool {
     port >= 1024
 }
 
-/// Refuses a dial of the pod's own listener: what it accepts must have been diverted.
+/// Refuses a dial of the pod's own listener: what it accepts must have been diverted. In an inner namespace the port is somebody
+/// else's.
 #[inline(always)]
-fn not_the_listener(_: &SockAddrContext, port: u16) -> Result<(), Counter> {
+fn not_the_listener(ctx: &SockAddrContext, port: u16) -> Result<(), Counter> {
     match current_pod() {
         Some((_, enrolment)) if enrolment.port == port || enrolment.old_port == port => {
-            Err(Counter::RefusedListener)
+            // SAFETY: the context is valid for the call.
+            if unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } == enrolment.netns {
+                return Err(Counter::RefusedListener);
+            }
+            Ok(())
         }
         _ => Ok(()),
     }
@@ -221,7 +224,7 @@ fn divert(ctx: &SockAddrContext, family: Family, destination: &Address, port: u1
 #[inline(always)]
 fn agent_answers(
     ctx: &SockAddrContext,
-    max_age: u64,
+    config: &Config,
     family: Family,
     destination: &Address,
     port: u16,
@@ -231,7 +234,7 @@ fn agent_answers(
     };
     // SAFETY: a helper without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
-    if now.saturating_sub(*beat) > max_age {
+    if now.saturating_sub(*beat) > config.heartbeat_max_age_ns {
         return false;
     }
     // SAFETY: plain data.
@@ -258,21 +261,31 @@ fn agent_answers(
         if found.is_null() {
             return false;
         }
+        // Once the agent's listener has gone, anybody in the pod may take its port. Their sockets are noted, the agent's aren't.
+        let note = note(found.cast(), 0);
+        let is_agents = note.is_null() || (*note).creator_pod_cgroup == config.agent_cgroup;
         bpf_sk_release(found.cast());
+        is_agents
     }
-    true
 }
 
 /// Keeps a place free for the origin, since the place where it is published can't refuse any more.
+///
+/// A socket that the kernel made for another one (MPTCP) is never released in a way that is told here. Its place isn't kept, or
+/// it would never be given back; it is only seen that there is one.
 #[inline(always)]
-fn reserve(cookie: u64) -> bool {
+fn reserve(cookie: u64, is_released: bool) -> bool {
     let key = OriginKey {
         netns: cookie,
         ..OriginKey::default()
     };
     // An entry of zeros: a place.
     let place = bailiff_common::Origin::default();
-    ORIGINS.insert(&key, &place, 0).is_ok()
+    let kept = ORIGINS.insert(&key, &place, 0).is_ok();
+    if kept && !is_released {
+        let _ = ORIGINS.remove(&key);
+    }
+    kept
 }
 
 #[inline(always)]
@@ -322,10 +335,27 @@ pub(crate) fn note(sk: *mut c_void, flags: u64) -> *mut SocketNote {
     .cast()
 }
 
+/// Whether the current task is the agent's, whose cgroup may lie among the pods'.
+#[inline(always)]
+fn is_agent() -> bool {
+    let Some(config) = config() else { return false };
+    for level in 1..MAX_CGROUP_LEVELS {
+        // SAFETY: a helper without pointers.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if cgroup == 0 {
+            break;
+        }
+        if cgroup == config.agent_cgroup {
+            return true;
+        }
+    }
+    false
+}
+
 #[cgroup_sock(sock_create)]
 pub(crate) fn bailiff_sock_create(ctx: SockContext) -> i32 {
     // SAFETY: the context is the socket.
-    if unsafe { (*ctx.sock).type_ } != SOCK_STREAM {
+    if unsafe { (*ctx.sock).type_ } != SOCK_STREAM || is_agent() {
         return PASS;
     }
     let note = note(ctx.as_ptr(), CREATE);

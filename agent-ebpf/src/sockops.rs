@@ -2,12 +2,12 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_ops;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use bailiff_common::{Counter, NOTE_DIVERTED, OriginKey};
 
-use crate::address::{mapped, read_words};
+use crate::address::{is_loopback, mapped, read_words};
 use crate::connect::note;
 use crate::maps::{ORIGINS, count};
 
@@ -16,14 +16,14 @@ const STATE: u32 = 10;
 const STATE_FLAG: i32 = 4;
 const TCP_CLOSE: u32 = 7;
 const AF_INET: u32 = 2;
+const NOEXIST: u64 = 1;
+const EEXIST: i32 = -17;
 
 #[sock_ops]
 pub(crate) fn bailiff_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         CONNECT => connecting(&ctx),
-        STATE if ctx.arg(1) == TCP_CLOSE => {
-            let _ = ORIGINS.remove(&key(&ctx));
-        }
+        STATE if ctx.arg(1) == TCP_CLOSE => closed(&ctx),
         _ => {}
     }
     1
@@ -49,8 +49,9 @@ fn connecting(ctx: &SockOpsContext) {
                 && u32::from((*note).origin.listener_port) == u32::from(key.listener_port)
         };
     if !diverted {
-        // An entry that a refused connect left must not be inherited by whoever gets its port next.
-        let _ = ORIGINS.remove(&key);
+        if is_loopback(&key.listener) {
+            let _ = ORIGINS.remove(&key);
+        }
         return;
     }
     // SAFETY: as above.
@@ -59,10 +60,32 @@ fn connecting(ctx: &SockOpsContext) {
         netns: origin.socket,
         ..OriginKey::default()
     });
-    if ORIGINS.insert(&key, origin, 0).is_err() {
-        count(Counter::OriginLost);
+    match ORIGINS.insert(&key, origin, NOEXIST) {
+        Ok(()) => {}
+        Err(error) => {
+            // Sockets that are bound to devices may have one address and port between them. Uncertainty denies: of two that
+            // may be meant, neither is.
+            if error == EEXIST {
+                let _ = ORIGINS.remove(&key);
+            }
+            count(Counter::OriginLost);
+        }
     }
     let _ = ctx.set_cb_flags(STATE_FLAG);
+}
+
+/// Takes the origin away with the connection, so that whoever gets its port next doesn't inherit it. One that another socket has
+/// published there stays.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let key = key(ctx);
+    // SAFETY: the context is valid for the call; the value is read at once.
+    unsafe {
+        let cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        if ORIGINS.get(&key).is_some_and(|origin| origin.socket == cookie) {
+            let _ = ORIGINS.remove(&key);
+        }
+    }
 }
 
 #[inline(always)]

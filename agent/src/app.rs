@@ -112,6 +112,7 @@ impl Agent {
             agent_cgroup: cgroup::id(&options.agent_cgroup).context("cannot read the agent's cgroup")?,
             heartbeat_max_age: Duration::from_secs(3),
             guard_by: GuardBy::default(),
+            max_origins: None,
         })?;
         redirect.set_targets(&entries(&set))?;
         let heartbeat = redirect.heartbeat().context("the heartbeat was taken")?;

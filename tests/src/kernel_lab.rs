@@ -100,7 +100,12 @@ def told(call):
 
     /// Puts the kernel side in force.
     pub fn enforce(&mut self) -> Result<()> {
-        let mut redirect = Redirect::load(self.options()?)?;
+        self.enforce_with(self.options()?)
+    }
+
+    /// The same with other options.
+    pub fn enforce_with(&mut self, options: Options) -> Result<()> {
+        let mut redirect = Redirect::load(options)?;
         redirect.set_targets(&self.targets()?)?;
         redirect.enroll(self.cgroup_id("pods/a")?, self.netns.cookie(), self.port)?;
         self.redirect = Some(redirect);
@@ -115,6 +120,7 @@ def told(call):
             agent_cgroup: self.cgroup_id("agent")?,
             heartbeat_max_age: Duration::from_secs(60),
             guard_by: GuardBy::default(),
+            max_origins: None,
         })
     }
 

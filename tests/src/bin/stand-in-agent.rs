@@ -37,6 +37,7 @@ fn main() -> Result<()> {
         agent_cgroup: cgroup::id(&root.join("agent"))?,
         heartbeat_max_age: Duration::from_secs(1),
         guard_by: GuardBy::default(),
+        max_origins: None,
     })?;
     let mut heartbeat = redirect.heartbeat().context("no heartbeat")?;
     std::thread::spawn(move || {

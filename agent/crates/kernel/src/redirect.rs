@@ -28,6 +28,9 @@ pub struct Options {
     pub heartbeat_max_age: std::time::Duration,
     /// How pods' links are guarded on the host's side.
     pub guard_by: GuardBy,
+    /// How many diverted connections there may be at once, if not as many as the programs say. Maps that are taken over keep
+    /// their size.
+    pub max_origins: Option<u32>,
 }
 
 /// How the host-side guard hangs on an interface.

@@ -95,6 +95,9 @@ pub(super) fn load(options: &Options) -> Result<(Ebpf, Maps), KernelError> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
+    if let Some(most) = options.max_origins {
+        loader.map_max_entries("ORIGINS", most);
+    }
     let (fork, exec) = super::links::tracepoint_offsets();
     loader
         .override_global("FORK_CHILD_PID", &fork, true)
@@ -262,6 +265,12 @@ impl Maps {
 }
 
 impl Origins {
+    /// How many there are, together with the places kept for connects under way. It walks the whole map.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.origins.keys().flatten().count()
+    }
+
     /// What was noted about a connection, while it is open. `None`: it wasn't diverted.
     #[must_use]
     pub fn origin(&self, connection: &FourTuple) -> Option<Origin> {
