@@ -42,21 +42,36 @@ pub fn main() -> ExitCode {
         [_, stage, command @ ..] if stage == stages::SECOND => Some(stages::second(command)),
         _ => None,
     };
-    let outcome = staged.unwrap_or_else(|| {
-        let cli = Cli::parse();
-        tracing_subscriber::fmt()
-            .with_env_filter(
-                tracing_subscriber::EnvFilter::try_from_env("BAILIFF_LOG")
-                    .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-            )
-            .with_writer(std::io::stderr)
-            .init();
-        match cli.command {
-            Command::Doctor(args) => doctor::run(&args),
-            Command::Run(args) => run::run(&args),
-            Command::Sessions(args) => sessions::run(&args),
+    if let Some(outcome) = staged {
+        return outcome.unwrap_or_else(|error| {
+            eprintln!("bailiff: {error:#}");
+            ExitCode::from(run::OWN_FAILURE)
+        });
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match arguments.get(1) {
+                _ if !error.use_stderr() => ExitCode::SUCCESS,
+                // All other codes are the command's.
+                Some(subcommand) if subcommand == "run" => ExitCode::from(run::OWN_FAILURE),
+                _ => ExitCode::from(2),
+            };
         }
-    });
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("BAILIFF_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match cli.command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Sessions(args) => sessions::run(&args),
+    };
     outcome.unwrap_or_else(|error| {
         eprintln!("bailiff: {error:#}");
         ExitCode::FAILURE

@@ -62,7 +62,7 @@ pub(crate) struct Args {
 }
 
 /// What `bailiff run` itself ends with when it can't do its work; everything else is the command's.
-const OWN_FAILURE: u8 = 125;
+pub(crate) const OWN_FAILURE: u8 = 125;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(enforced(args).unwrap_or_else(|error| {

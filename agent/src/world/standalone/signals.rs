@@ -9,8 +9,9 @@ use bailiff_kernel::spawn;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, waitpid};
 
 const PASSED_ON: [Signal; 6] = [
     Signal::SIGHUP,
@@ -68,18 +69,13 @@ impl Signals {
             |child| {
                 let ours = i32::try_from(child.id()).unwrap_or(0);
                 loop {
-                    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                        Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == ours => {
-                            return Ok(Some(ExitStatus::from_raw(code << 8)));
+                    // nix's has no place for real-time signals in its answer.
+                    match waitpid(None, WaitOptions::NOHANG) {
+                        Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == ours => {
+                            return Ok(Some(ExitStatus::from_raw(status.as_raw())));
                         }
-                        Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == ours => {
-                            return Ok(Some(ExitStatus::from_raw(signal as i32)));
-                        }
-                        Ok(WaitStatus::StillAlive) => return Ok(None),
-                        Ok(_) | Err(nix::Error::EINTR) => {}
-                        // A signal without a name: the real-time ones. Whose it was shows when nobody is left.
-                        Err(nix::Error::EINVAL) => {}
-                        Err(nix::Error::ECHILD) => return Ok(Some(ExitStatus::from_raw(255 << 8))),
+                        Ok(Some(_)) | Err(Errno::INTR) => {}
+                        Ok(None) => return Ok(None),
                         Err(error) => return Err(error.into()),
                     }
                 }

@@ -4,7 +4,7 @@
 //! takes the command's view of the files, gives up every privilege, and runs the command. Two, since a PID namespace begins
 //! with a child. Each dies with the one before, so that nothing outlives `bailiff run`.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -27,6 +27,9 @@ pub const FIRST: &str = "__sandbox-first";
 /// The second stage's.
 pub const SECOND: &str = "__sandbox-second";
 
+/// How they are seen in lists of processes, rather than as the `exe` that was executed.
+const PROCESS: &CStr = c"bailiff";
+
 /// What shells say of a command that isn't there, and of one that can't be executed.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
@@ -34,6 +37,7 @@ const NOT_EXECUTABLE: u8 = 126;
 /// Joins the cgroup and leaves the host's namespaces. `words` are the view and the command.
 pub fn first(container: &Path, words: &[OsString]) -> Result<ExitCode> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    nix::sys::prctl::set_name(PROCESS)?;
     // Whatever else was open where `bailiff run` was called stays outside, also of the second stage, into whose descriptors
     // the command could look.
     spawn::close_on_exec_from(3).context("cannot close descriptors; this needs Linux 5.11")?;
@@ -61,6 +65,7 @@ pub fn second(words: &[OsString]) -> Result<ExitCode> {
         bail!("no command")
     };
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    nix::sys::prctl::set_name(PROCESS)?;
     let view: View = serde_json::from_slice(view.as_encoded_bytes())?;
     no_directories()?;
     let signals = Signals::take()?;
