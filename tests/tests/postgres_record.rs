@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ALLOW_ALL, Client, Enforced, Postgres, Running, can_be_root, check, policy, target};
+use bailiff_tests::{
+    ALLOW_ALL, Client, Enforced, Postgres, Running, can_be_root, check, policy, say, target,
+};
 use serde_json::Value;
 
 /// A small disk.
@@ -162,12 +164,30 @@ fn a_client_waits_or_goes_on_unrecorded_as_its_target_says() -> Result<()> {
     let reached = agent.reached("record_queue")?;
     ensure!(reached > dropped, "{reached} {dropped}");
 
+    // A session that begins now waits, too, or goes on without; and those that come and go don't fill the memory.
+    let mut late = Client::new(agent.dial(full.waiting.address(), Postgres::PORT)?)?;
+    late.send(&say::startup(&[("user", "postgres"), ("database", "postgres")]))?;
+    for _ in 0..100 {
+        ensure!(full.session(&agent, &full.going)?.value("select 7")? == "7");
+    }
+    let queued = agent.metric("bailiff_recorder_queue_bytes")?;
+    ensure!(queued < 32 << 10, "{queued} bytes");
+    late.stream().set_nonblocking(true)?;
+    ensure!(late.message().is_err(), "a session that can't be recorded began");
+    late.stream().set_nonblocking(false)?;
+
     full.disk.grow()?;
+    ensure!(
+        late.until_ready()?
+            .last()
+            .is_some_and(|message| message.tag == b'Z')
+    );
+    drop(late);
     let inserted = inserting.join().ok().context("the client's thread failed")??;
     ensure!(full.rows()? == INSERTS);
     drop((inserted, going));
     agent.wait_for("the ends in the record", || {
-        Ok(full.of("session_end", "waiting")?.len() == 1 && full.of("session_end", "going")?.len() == 1)
+        Ok(full.of("session_end", "waiting")?.len() == 2 && full.of("session_end", "going")?.len() == 1)
     })?;
 
     // Of the one that waited everything is there, once; of the other one what is missing is told.
@@ -193,7 +213,8 @@ fn a_client_waits_or_goes_on_unrecorded_as_its_target_says() -> Result<()> {
         "{dropped}: {ends:?}"
     );
     ensure!(recorded + dropped == 50, "{recorded} {dropped}");
-    ensure!(agent.metric("bailiff_recorder_dropped_total")? == dropped);
+    // Of those that came and went: the beginning, the statement and the end.
+    ensure!(agent.metric("bailiff_recorder_dropped_total")? == dropped + 300);
     ensure!(agent.metric("bailiff_recorder_queue_bytes")? == 0);
     Ok(())
 }

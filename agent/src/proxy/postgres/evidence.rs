@@ -19,6 +19,17 @@ use crate::record::{Event, OperationEnd, Outcome, SessionEnd, SessionStart};
 /// How often a full queue is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Waits until a session's beginning can be recorded, or may go on without. Otherwise clients that come and go would fill the memory
+/// while the disk is full.
+pub(crate) async fn room_for_another(shared: &WorkerShared, when_full: WhenFull) {
+    if when_full == WhenFull::Block && !shared.recorder.borrow().has_room() {
+        shared.options.metrics.limit("record_queue");
+        while !shared.recorder.borrow().has_room() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
 /// A session's evidence.
 pub(crate) struct SessionEvidence {
     shared: Rc<WorkerShared>,
@@ -29,6 +40,8 @@ pub(crate) struct SessionEvidence {
     finished: u64,
     denied: u64,
     unrecorded: u64,
+    /// Whether its beginning is in the record. Then its end will be, too.
+    begun: bool,
     look_again: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -52,21 +65,32 @@ impl SessionEvidence {
             database: database.to_owned(),
             application: application.to_owned(),
         });
-        shared
-            .recorder
-            .borrow_mut()
-            .push(Event::Start(Arc::clone(&session)));
-        Self {
+        let mut this = Self {
             shared: Rc::clone(shared),
             metrics: Arc::clone(&shared.options.metrics),
-            session,
+            session: Arc::clone(&session),
             when_full: target.when_full,
             operations: 0,
             finished: 0,
             denied: 0,
             unrecorded: 0,
+            begun: false,
             look_again: None,
+        };
+        this.begun = this.push(Event::Start(session));
+        this
+    }
+
+    /// Records an event, unless there is no room and the target goes on without.
+    fn push(&self, event: Event) -> bool {
+        let mut recorder = self.shared.recorder.borrow_mut();
+        if self.when_full == WhenFull::Drop && !recorder.has_room() {
+            self.metrics.limit("record_queue");
+            recorder.dropped();
+            return false;
         }
+        recorder.push(event);
+        true
     }
 
     /// Whether the next operation can be recorded, or may go on without.
@@ -114,15 +138,8 @@ impl SessionEvidence {
         }
         // Operations end in the order in which they were decided; in a pipeline several are under way.
         self.finished += 1;
-        let mut recorder = self.shared.recorder.borrow_mut();
-        if !recorder.has_room() && self.when_full == WhenFull::Drop {
-            self.unrecorded += 1;
-            self.metrics.limit("record_queue");
-            recorder.dropped();
-            return;
-        }
         let took = run.began.elapsed();
-        recorder.push(Event::Operation(OperationEnd {
+        let recorded = self.push(Event::Operation(OperationEnd {
             session: Arc::clone(&self.session),
             number: self.finished,
             at: self.shared.clock.get().at(run.began),
@@ -137,36 +154,35 @@ impl SessionEvidence {
             sqlstate: run.sqlstate,
             outcome: run.outcome,
         }));
+        self.unrecorded += u64::from(!recorded);
     }
 
     /// Notes that the connection itself was refused.
     pub(crate) fn refused(&mut self, denial: &Denial) {
         self.operations += 1;
         self.denied += 1;
-        self.shared
-            .recorder
-            .borrow_mut()
-            .push(Event::Operation(OperationEnd {
-                session: Arc::clone(&self.session),
-                number: self.operations,
-                at: SystemTime::now(),
-                text: None,
-                decision: Arc::new(Decision {
-                    verdict: Effect::Deny,
-                    reason: denial.reason.clone(),
-                    observed: None,
-                    effects: EffectSet::EMPTY,
-                    recording: RecordingLevel::Metadata,
-                }),
-                rows: 0,
-                masked: 0,
-                bytes_in: 0,
-                bytes_out: 0,
-                decided: Duration::ZERO,
-                took: Duration::ZERO,
-                sqlstate: Some(*b"42501"),
-                outcome: Outcome::Answered,
-            }));
+        let recorded = self.push(Event::Operation(OperationEnd {
+            session: Arc::clone(&self.session),
+            number: self.operations,
+            at: SystemTime::now(),
+            text: None,
+            decision: Arc::new(Decision {
+                verdict: Effect::Deny,
+                reason: denial.reason.clone(),
+                observed: None,
+                effects: EffectSet::EMPTY,
+                recording: RecordingLevel::Metadata,
+            }),
+            rows: 0,
+            masked: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            decided: Duration::ZERO,
+            took: Duration::ZERO,
+            sqlstate: Some(*b"42501"),
+            outcome: Outcome::Answered,
+        }));
+        self.unrecorded += u64::from(!recorded);
     }
 
     /// Counts how long a message took to pass.
@@ -186,14 +202,20 @@ impl SessionEvidence {
 
     /// Ends the session.
     pub(crate) fn close(&mut self, end: &End) {
-        self.shared.recorder.borrow_mut().push(Event::End(SessionEnd {
+        let end = Event::End(SessionEnd {
             session: Arc::clone(&self.session),
             at: SystemTime::now(),
             why: end.reason(),
             operations: self.operations,
             denied: self.denied,
             unrecorded: self.unrecorded,
-        }));
+        });
+        if self.begun {
+            // There are never more of these than sessions.
+            self.shared.recorder.borrow_mut().push(end);
+        } else {
+            self.push(end);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::evidence::SessionEvidence;
+use super::evidence::{self, SessionEvidence};
 use super::serving::{Core, Serving};
 use crate::attribution::PodEntry;
 use crate::decide::Decider;
@@ -167,6 +167,7 @@ impl Opening {
     async fn open(self, client: &mut TcpStream) -> Result<Opened, End> {
         let wish = first_packets(client).await?;
         let limits = Arc::clone(&self.shared.options.limits);
+        evidence::room_for_another(&self.shared, self.target.when_full).await;
         let permit = match self.policy.connect() {
             Ok(permit) => permit,
             Err(denial) => {
