@@ -18,6 +18,7 @@ use bailiff_common::{
 };
 
 use crate::address::{is_loopback, is_mapped, mapped, read_words, word};
+use crate::tell;
 use crate::maps::{
     HEARTBEAT, ORIGINS, PROCESSES, SOCKETS, config, count, current_pod, maybe_protected, protected,
 };
@@ -42,21 +43,24 @@ enum Family {
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn bailiff_connect4(ctx: SockAddrContext) -> i32 {
-    verdict(try_connect(&ctx, Family::V4))
+    verdict(&ctx, Family::V4)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn bailiff_connect6(ctx: SockAddrContext) -> i32 {
-    verdict(try_connect(&ctx, Family::V6))
+    verdict(&ctx, Family::V6)
 }
 
 /// Uncertainty denies: whatever isn't let through is refused, in a way after which clients try again.
 #[inline(always)]
-fn verdict(outcome: Result<(), Counter>) -> i32 {
-    match outcome {
+fn verdict(ctx: &SockAddrContext, family: Family) -> i32 {
+    match try_connect(ctx, family) {
         Ok(()) => PASS,
         Err(counter) => {
             count(counter);
+            // SAFETY: the context is valid for the call.
+            let port = unsafe { u16::from_be((*ctx.sock_addr).user_port as u16) };
+            tell::refused(ctx, counter, &asked_for(ctx, family), port);
             // SAFETY: a helper without pointers.
             unsafe { bpf_set_retval(-ECONNREFUSED) };
             REFUSE

@@ -20,6 +20,8 @@ mod packet;
 mod process;
 #[cfg(target_arch = "bpf")]
 mod sockops;
+#[cfg(target_arch = "bpf")]
+mod tell;
 
 /// For the host there is nothing here: `cargo xtask build` builds it for the bpf target.
 #[cfg(not(target_arch = "bpf"))]

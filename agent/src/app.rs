@@ -285,7 +285,10 @@ impl Quiet {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::sleep(Watcher::INTERVAL / 10);
             ticks += 1;
-            if let Some(counters) = steer(&self.redirect, |redirect| redirect.counters()) {
+            if let Some(counters) = steer(&self.redirect, |redirect| {
+                redirect.pass_on_told();
+                redirect.counters()
+            }) {
                 for (counter, total) in counters {
                     self.metrics.kernel(counter.as_str(), total);
                 }

@@ -3,6 +3,7 @@
 mod entries;
 mod links;
 mod maps;
+mod told;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -92,9 +93,9 @@ pub struct Creator {
 
 /// The kernel side, in force. Dropping it leaves everything in place, so that a crash fails closed; [`Redirect::remove`] takes
 /// it down.
-#[derive(Debug)]
 pub struct Redirect {
     maps: maps::Maps,
+    told: Option<told::Told>,
     links: links::Links,
     options: Options,
     /// The cgroup of an agent before this one.
@@ -103,16 +104,26 @@ pub struct Redirect {
     traced_here: bool,
 }
 
+impl std::fmt::Debug for Redirect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redirect")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Redirect {
     /// Puts the programs in force, or takes over those of an agent before: maps are kept, and the program behind each link is
     /// replaced in one step.
     pub fn load(options: Options) -> Result<Self, KernelError> {
         let mounted_here = links::mount_bpffs(&options.pins)?;
         let traced_here = links::mount_tracefs()?;
-        let (ebpf, maps) = maps::load(&options)?;
+        let (mut ebpf, maps) = maps::load(&options)?;
+        let told = told::Told::of(&mut ebpf);
         let mut this = Self {
             agent_before: maps.agent(),
             maps,
+            told,
             links: links::attach(ebpf, &options)?,
             options,
             mounted_here,
@@ -179,6 +190,13 @@ impl Redirect {
     #[must_use]
     pub fn origins(&self) -> Origins {
         self.maps.origins()
+    }
+
+    /// Passes on to the log what the programs told since the last time: refusals, and why. To be called now and then.
+    pub fn pass_on_told(&mut self) {
+        if let Some(told) = &mut self.told {
+            told.pass_on();
+        }
     }
 
     /// What finds connections older than their protection.
