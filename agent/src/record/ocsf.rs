@@ -87,6 +87,10 @@ impl Lines {
         };
         out.extend_from_slice(b"{\"class_uid\":6005,\"category_uid\":6");
         number(out, "activity_id", activity);
+        if activity == OTHER {
+            out.extend_from_slice(b",\"activity_name\":");
+            text(out, other(decision.effects));
+        }
         number(out, "type_uid", CLASS * 100 + activity);
         number(out, "time", millis(operation.at));
         number(out, "severity_id", if status == 2 { 3 } else { 1 });
@@ -99,6 +103,10 @@ impl Lines {
             out.extend_from_slice(b",\"status_code\":");
             text(out, &String::from_utf8_lossy(code));
         }
+        // Profile "security_control": Allowed or Denied, Allowed or Blocked.
+        let outcome = if decision.verdict == Effect::Allow { 1 } else { 2 };
+        number(out, "action_id", outcome);
+        number(out, "disposition_id", outcome);
         out.push(b',');
         out.extend_from_slice(self.sessions.text(&operation.session, common));
         number(out, "sequence", operation.number);
@@ -155,7 +163,7 @@ fn common(start: &SessionStart) -> Box<[u8]> {
     struct Common<'a> {
         actor: Actor<'a>,
         src_endpoint: Source<'a>,
-        database: Named<'a>,
+        database: Database<'a>,
         dst_endpoint: Named<'a>,
         metadata: Short<'a>,
     }
@@ -167,6 +175,7 @@ fn common(start: &SessionStart) -> Box<[u8]> {
     struct Short<'a> {
         version: &'static str,
         product: ShortProduct,
+        profiles: [&'static str; 1],
         correlation_uid: &'a str,
     }
     #[derive(Serialize)]
@@ -177,9 +186,7 @@ fn common(start: &SessionStart) -> Box<[u8]> {
     let whole = inside(&Common {
         actor: actor(start),
         src_endpoint: source(start),
-        database: Named {
-            name: &start.database,
-        },
+        database: database(start),
         dst_endpoint: Named {
             name: start.target.as_str(),
         },
@@ -189,6 +196,7 @@ fn common(start: &SessionStart) -> Box<[u8]> {
                 name: PRODUCT,
                 vendor_name: PRODUCT,
             },
+            profiles: ["security_control"],
             correlation_uid: start.session.as_str(),
         },
     });
@@ -232,6 +240,11 @@ fn activity(effects: EffectSet) -> u64 {
     .map_or(OTHER, |(_, activity)| *activity)
 }
 
+/// What an activity that the class has no number for is called: its first effect.
+fn other(effects: EffectSet) -> &'static str {
+    effects.iter().next().map_or("none", SqlEffect::as_str)
+}
+
 const VERSION: &str = "1.3.0";
 const PRODUCT: &str = "Bailiff";
 
@@ -241,6 +254,8 @@ struct Line<'a, U> {
     class_uid: u64,
     category_uid: u64,
     activity_id: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activity_name: Option<&'static str>,
     type_uid: u64,
     time: u64,
     severity_id: u64,
@@ -375,6 +390,7 @@ fn head<U>(
         class_uid: CLASS,
         category_uid: 6,
         activity_id: activity,
+        activity_name: (activity == OTHER).then_some("Disconnect"),
         type_uid: CLASS * 100 + activity,
         time: millis(at),
         severity_id: if succeeded { 1 } else { 3 },
@@ -398,12 +414,16 @@ fn head<U>(
             ip: start.destination.get().ip(),
             port: start.destination.get().port(),
         },
-        database: Database {
-            name: &start.database,
-            r#type: "Relational",
-            type_id: 1,
-        },
+        database: database(start),
         unmapped,
+    }
+}
+
+fn database(start: &SessionStart) -> Database<'_> {
+    Database {
+        name: &start.database,
+        r#type: "Relational",
+        type_id: 1,
     }
 }
 
