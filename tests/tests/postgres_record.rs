@@ -149,7 +149,9 @@ fn a_client_waits_or_goes_on_unrecorded_as_its_target_says() -> Result<()> {
     let seen = Arc::clone(&done);
     let inserting = std::thread::spawn(move || inserts(client, INSERTS, &seen));
     full.fill(&agent)?;
-    ensure!(agent.log().contains("cannot write the record"), "{}", agent.log());
+    agent.wait_for("a line in the log", || {
+        Ok(agent.log().contains("cannot write the record"))
+    })?;
 
     // The statement that waits hasn't reached the server, and doesn't as long as the disk is full; the other target's clients go on.
     let rows = full.rows()?;

@@ -1,7 +1,7 @@
 //! One session's decisions.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bailiff_model::Chain;
@@ -60,7 +60,8 @@ pub(crate) struct Decider {
     settings: Settings,
     settings_may_change: bool,
     parsing: Option<Parsing>,
-    rulings: HashMap<usize, (Arc<Classified>, Arc<Ruling>)>,
+    /// By the address of what they are about. That it isn't freed is all that is needed of it.
+    rulings: HashMap<usize, (Weak<Classified>, Arc<Ruling>)>,
     unknown: Option<Arc<Ruling>>,
     scratch: Vec<u8>,
     key: Vec<u8>,
@@ -314,7 +315,7 @@ impl Decider {
             self.rulings.clear();
         }
         self.rulings
-            .insert(place, (Arc::clone(classified), Arc::clone(&ruling)));
+            .insert(place, (Arc::downgrade(classified), Arc::clone(&ruling)));
         ruling
     }
 

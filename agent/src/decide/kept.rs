@@ -9,8 +9,9 @@ use bailiff_policy::{Classified, Ruling};
 
 use super::cache::Meaning;
 
-/// More texts than that aren't told apart.
+/// More texts than that, or longer ones, aren't told apart.
 const MOST: usize = 256;
+const MOST_BYTES: usize = 64 * 1024;
 
 /// Statements that left something, by what they do. Which of it is still there isn't followed closely: a cursor that was closed
 /// counts until its transaction ends.
@@ -42,7 +43,8 @@ impl Kept {
         if known {
             return;
         }
-        if self.statements.len() < MOST {
+        let bytes: usize = self.statements.iter().map(|(kept, _)| kept.length()).sum();
+        if self.statements.len() < MOST && bytes + classified.length() <= MOST_BYTES {
             self.statements.push((Arc::clone(classified), beyond_transaction));
         } else {
             self.unknown = true;

@@ -60,6 +60,11 @@ impl Leg {
         self.pending.len() - self.written
     }
 
+    /// Memory that it takes, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.carry.capacity() + self.pending.capacity()
+    }
+
     /// Whether there are bytes of an unfinished message.
     pub(crate) fn has_carry(&self) -> bool {
         !self.carry.is_empty()

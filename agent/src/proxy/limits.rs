@@ -23,6 +23,9 @@ pub struct Limits {
     pub outstanding: usize,
     /// Prepared statements of one session, and as many portals.
     pub prepared: usize,
+    /// Bytes that all sessions together may hold in memory: texts of prepared statements and of operations under way, messages that
+    /// aren't whole yet, and what a peer doesn't read. Each worker has its share of it.
+    pub memory: usize,
     /// Texts that may wait for the grammar, over all sessions.
     pub grammar_queue: usize,
     /// Bytes that may wait to be written into the record, over all sessions.
@@ -43,6 +46,7 @@ impl Default for Limits {
             masked_row: 16 << 20,
             outstanding: 16_384,
             prepared: 10_000,
+            memory: 1 << 30,
             grammar_queue: 256,
             record_queue: 64 << 20,
             drain: Duration::from_secs(20),
@@ -141,7 +145,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-const KNOBS: [Knob; 12] = [
+const KNOBS: [Knob; 13] = [
     knob!(
         "connections",
         Count,
@@ -198,6 +202,13 @@ const KNOBS: [Knob; 12] = [
         1..=10_000_000,
         prepared,
         "prepared statements of a session, and portals"
+    ),
+    knob!(
+        "memory",
+        Bytes,
+        MIB..=1024 * GIB,
+        memory,
+        "that all sessions together hold in memory"
     ),
     knob!(
         "grammar-queue",

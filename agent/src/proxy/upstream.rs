@@ -108,6 +108,11 @@ impl Upstream {
         &mut self.leg
     }
 
+    /// Memory that it takes, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.leg.held() + self.batch.capacity()
+    }
+
     /// Bytes that wait to be written.
     pub(crate) fn backlog(&self) -> usize {
         self.leg.backlog()

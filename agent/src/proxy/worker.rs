@@ -159,6 +159,9 @@ pub(crate) struct WorkerShared {
     pub(crate) frontend_limits: WireLimits,
     pub(crate) backend_limits: WireLimits,
     pub(crate) drain: Drain,
+    /// Memory that the sessions hold, in bytes, and how much they may.
+    pub(crate) held: Cell<usize>,
+    pub(crate) may_hold: usize,
 }
 
 /// The workers.
@@ -316,6 +319,7 @@ impl Seat {
     }
 
     async fn serve(mut self) {
+        let may_hold = self.options.limits.memory / self.options.threads.max(1);
         let shared = Rc::new(WorkerShared {
             frontend_limits: WireLimits::frontend(self.options.limits.decided_message),
             backend_limits: WireLimits::backend(),
@@ -325,6 +329,8 @@ impl Seat {
             recorder: RefCell::new(self.recorder),
             clock: Cell::new(Clock::now()),
             drain: self.drain,
+            held: Cell::new(0),
+            may_hold,
         });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

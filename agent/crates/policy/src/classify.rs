@@ -54,6 +54,7 @@ pub struct Classified {
     moves: PathMove,
     lasting: Lasting,
     literals_name_types: bool,
+    length: usize,
 }
 
 impl Classified {
@@ -111,6 +112,12 @@ impl Classified {
         all
     }
 
+    /// Length of the text in bytes: a measure of the memory that this takes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn shapes(&self) -> &[Shape] {
         &self.shapes
     }
@@ -147,6 +154,7 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
             .as_bytes()
             .windows(b"float".len())
             .any(|word| word.eq_ignore_ascii_case(b"float")),
+        length: text.len(),
         ..Classified::default()
     };
     for raw in &parsed.protobuf.stmts {

@@ -76,6 +76,15 @@ struct Space {
     entries: HashMap<Vec<u8>, Entry>,
     /// How many statements of SQL may have named something here.
     by_sql: u64,
+    /// Memory that the entries take, in bytes.
+    held: usize,
+}
+
+impl Entry {
+    /// Roughly the memory that it takes, in bytes. A text that several names stand for counts for each.
+    fn size(&self, name: &[u8]) -> usize {
+        256 + name.len() + self.prepared.text.len()
+    }
 }
 
 impl Names {
@@ -117,6 +126,11 @@ impl Names {
         entries.len() - usize::from(entries.contains_key(name))
     }
 
+    /// Roughly the memory that they take, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.statements.held + self.portals.held
+    }
+
     /// Gives a name. `from_sure` is false where it is made from something that isn't sure.
     pub(crate) fn set(
         &mut self,
@@ -133,20 +147,13 @@ impl Names {
             by_sql: space.by_sql,
             from_sure,
         };
-        // No allocation for the same name again.
-        let before = match space.entries.get_mut(name) {
-            Some(place) => Some(std::mem::replace(place, entry)),
-            None => {
-                space.entries.insert(name.to_vec(), entry);
-                None
-            }
-        };
+        let before = space.set(name, entry);
         Change::new(kind, name, before, progress)
     }
 
     /// Takes a name away.
     pub(crate) fn remove(&mut self, kind: Kind, name: &[u8], progress: Progress) -> Change {
-        let before = self.space(kind).entries.remove(name);
+        let before = self.space(kind).remove(name);
         Change::new(kind, name, before, progress)
     }
 
@@ -158,15 +165,15 @@ impl Names {
             part,
             before,
         } = change;
-        let entries = &mut self.space(kind).entries;
+        let space = self.space(kind);
         if !name.is_empty() {
             match before {
-                Some(before) => entries.insert(name.into_vec(), before),
-                None => entries.remove(&*name),
+                Some(before) => space.set(&name, before),
+                None => space.remove(&name),
             };
-        } else if entries.get(&*name).is_some_and(|entry| entry.part == part) {
+        } else if space.entries.get(&*name).is_some_and(|entry| entry.part == part) {
             // Uncertainty denies: whether the server still has the one before depends on where it failed.
-            entries.remove(&*name);
+            space.remove(&name);
         }
     }
 
@@ -177,8 +184,10 @@ impl Names {
 
     /// Forgets portals at a transaction's end. The unnamed one's place stays, since it is used again at once.
     pub(crate) fn transaction_ended(&mut self) {
-        if self.portals.entries.len() > 1 {
-            self.portals.entries.retain(|name, _| name.is_empty());
+        let Space { entries, held, .. } = &mut self.portals;
+        if entries.len() > 1 {
+            entries.retain(|name, _| name.is_empty());
+            *held = entries.iter().map(|(name, entry)| entry.size(name)).sum();
         }
     }
 
@@ -187,6 +196,25 @@ impl Names {
             Kind::Statement => &mut self.statements,
             Kind::Portal => &mut self.portals,
         }
+    }
+}
+
+impl Space {
+    fn set(&mut self, name: &[u8], entry: Entry) -> Option<Entry> {
+        self.held += entry.size(name);
+        // No allocation for the same name again.
+        let before = match self.entries.get_mut(name) {
+            Some(place) => Some(std::mem::replace(place, entry)),
+            None => self.entries.insert(name.to_vec(), entry),
+        };
+        self.held -= before.as_ref().map_or(0, |before| before.size(name));
+        before
+    }
+
+    fn remove(&mut self, name: &[u8]) -> Option<Entry> {
+        let before = self.entries.remove(name);
+        self.held -= before.as_ref().map_or(0, |before| before.size(name));
+        before
     }
 }
 

@@ -17,7 +17,7 @@ use super::names::Names;
 use super::tracker::Tracker;
 use crate::decide::Decider;
 use crate::proxy::end::{End, Side};
-use crate::proxy::leg::{HIGH_WATER, Leg, Read};
+use crate::proxy::leg::{HIGH_WATER, Leg, READ_SIZE, Read};
 use crate::proxy::limits::Limits;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::WorkerShared;
@@ -66,7 +66,12 @@ pub(crate) struct Serving {
     core: Core,
     /// One side has so much unwritten that the other isn't read.
     behind: bool,
+    /// Memory that it was last seen to hold, in bytes.
+    held: usize,
 }
+
+/// A session that holds no more than this isn't ended because all of them hold too much.
+const SPARED: usize = READ_SIZE;
 
 impl Serving {
     /// Takes over from the handshake.
@@ -76,6 +81,7 @@ impl Serving {
             upstream,
             core,
             behind: false,
+            held: 0,
         }
     }
 
@@ -115,6 +121,7 @@ impl Serving {
         }
         let flushed = poll_fn(|cx| self.client.poll_flush(cx));
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), flushed).await;
+        shared.held.set(shared.held.get() - self.held);
         (end, self.core)
     }
 
@@ -141,6 +148,7 @@ impl Serving {
                 result?;
             }
             self.note_backlog();
+            self.note_memory()?;
             if self.client.backlog() < HIGH_WATER {
                 progress |= self.poll_target(cx)?;
             }
@@ -162,6 +170,23 @@ impl Serving {
             self.core.reached("unwritten");
         }
         self.behind = behind;
+    }
+
+    /// Keeps the worker's sum of what its sessions hold. Where that is too much, whichever grows ends.
+    fn note_memory(&mut self) -> Result<(), End> {
+        let core = &self.core;
+        let held = self.client.held() + self.upstream.held() + core.names.held() + core.tracker.held();
+        if held == self.held {
+            return Ok(());
+        }
+        let shared = &core.shared;
+        shared.held.set(shared.held.get() + held - self.held);
+        let grew = held > self.held;
+        self.held = held;
+        if grew && held > SPARED && shared.held.get() > shared.may_hold {
+            return Err(End::Limit("memory"));
+        }
+        Ok(())
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {

@@ -94,6 +94,8 @@ pub(crate) struct Tracker {
     /// What messages that failed or were skipped had done to names, in the order in which they were sent.
     undone: Vec<Change>,
     progress: Progress,
+    /// Memory that the queue takes, in bytes.
+    held: usize,
 }
 
 impl Tracker {
@@ -108,7 +110,13 @@ impl Tracker {
         if expect.ends_part() {
             self.progress.current += 1;
         }
+        self.held += expect.size();
         self.queue.push_back(expect);
+    }
+
+    /// Roughly the memory that it takes, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether the server ignores what the client sends now, up to the next Sync.
@@ -138,6 +146,7 @@ impl Tracker {
     /// Takes what the server has answered off the queue.
     fn pop(&mut self) -> Option<Expect> {
         let answered = self.queue.pop_front();
+        self.held -= answered.as_ref().map_or(0, Expect::size);
         while matches!(self.queue.front(), Some(Expect::CopyEnd)) {
             self.queue.pop_front();
         }
@@ -217,6 +226,7 @@ impl Tracker {
                 }
                 Some(query @ Expect::Query(_)) if tag != b's' => {
                     self.copying = Copying::No;
+                    self.held += query.size();
                     self.queue.push_front(query);
                     Ok(Step::Pass)
                 }
@@ -369,6 +379,19 @@ impl Tracker {
 }
 
 impl Expect {
+    /// Roughly the memory that it takes, in bytes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Query(run) | Self::FunctionCall(run) | Self::Execute(run, _) | Self::Refused(run) => {
+                256 + run.text.len()
+            }
+            Self::Parse(prepared, _) => 256 + prepared.text.len(),
+            // Removed one by one in places.
+            Self::CopyEnd | Self::Sync => 0,
+            _ => 128,
+        }
+    }
+
     /// Whether ReadyForQuery answers it.
     fn ends_part(&self) -> bool {
         match self {
