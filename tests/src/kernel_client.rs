@@ -62,9 +62,11 @@ impl KernelLab {
         self.spawn(cgroup, Command::new(dial()?).args([way, address, "5432"]))
     }
 
-    /// Python in the pod to talk with: `say` prints a line at once, `hear` waits for one.
+    /// Python in the pod to talk with: `say` prints a line at once, `hear` waits for one. It ends by itself after a minute.
     pub fn talk(&self, cgroup: &str, script: &str) -> Result<Talk> {
         let prelude = "
+import signal
+signal.alarm(60)
 def say(*words): print(*words, flush=True)
 def hear(): return sys.stdin.readline().strip()
 ";
