@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bailiff_policy::{Settings, classify};
+use bailiff_policy::{Classified, Settings, classify};
 use bailiff_wire::sql::{Normal, normalise};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -112,6 +112,12 @@ fn out_of_range(error: &str) -> bool {
     .any(|words| error.contains(words))
 }
 
+/// All of a classification but how long its text was.
+fn meaning(classified: &Classified) -> String {
+    let length = format!("length: {}", classified.length());
+    format!("{classified:?}").replace(&length, "")
+}
+
 /// Fails where two texts of one key don't mean the same.
 fn same(one: &str, other: &str) {
     let _only = grammar();
@@ -129,7 +135,7 @@ fn same(one: &str, other: &str) {
                 // Those that are sensitive are kept under their own text.
                 if !first.literal_sensitive() {
                     assert_eq!(a, b, "the trees of {told}");
-                    assert_eq!(format!("{first:?}"), format!("{second:?}"), "{told}");
+                    assert_eq!(meaning(&first), meaning(&second), "{told}");
                 }
             }
             ((Err(_), Err(_)), (Err(_), Err(_))) => {}
