@@ -128,11 +128,7 @@ fn integers_are_all_the_same(text: &str, found: &Classified, settings: &Settings
     let other = String::from_utf8_lossy(&other);
     // An integer may be out of range for its place; then the server fails, too.
     if let Ok(again) = ask(&other, settings) {
-        assert_eq!(
-            format!("{again:?}"),
-            format!("{found:?}"),
-            "{text:?} and {other:?}"
-        );
+        assert_eq!(meaning(&again), meaning(found), "{text:?} and {other:?}");
     }
 }
 
