@@ -18,10 +18,10 @@ use bailiff_common::{
 };
 
 use crate::address::{is_loopback, is_mapped, mapped, read_words, word};
-use crate::tell;
 use crate::maps::{
     HEARTBEAT, ORIGINS, PROCESSES, SOCKETS, config, count, current_pod, maybe_protected, protected,
 };
+use crate::tell;
 
 const PASS: i32 = 1;
 const REFUSE: i32 = 0;

@@ -11,9 +11,13 @@ use crate::maps::PROCESSES;
 
 /// Where fields stand in the tracepoints' records. Kernels differ, so that the agent reads it from tracefs and sets it.
 #[unsafe(no_mangle)]
-static FORK_CHILD_PID: u32 = 44;
+static NEWTASK_PID: u32 = 8;
+#[unsafe(no_mangle)]
+static NEWTASK_FLAGS: u32 = 32;
 #[unsafe(no_mangle)]
 static EXEC_FILENAME: u32 = 8;
+
+const CLONE_THREAD: u64 = 0x10000;
 
 #[inline(always)]
 fn set(offset: &u32) -> usize {
@@ -21,21 +25,50 @@ fn set(offset: &u32) -> usize {
     unsafe { core::ptr::read_volatile(offset) as usize }
 }
 
+/// On `task_newtask`, which also tells of threads that the kernel makes for a process, as io_uring's.
 #[tracepoint]
 pub(crate) fn bailiff_fork(ctx: TracePointContext) -> u32 {
     // SAFETY: the record is at least as long as the tracepoint's format says.
-    if let Ok(child) = unsafe { ctx.read_at::<u32>(set(&FORK_CHILD_PID)) } {
-        let process = Process {
-            // SAFETY: helpers without pointers.
-            started_ns: unsafe { bpf_ktime_get_boot_ns() },
-            cgroup: unsafe { bpf_get_current_cgroup_id() },
-            parent: (bpf_get_current_pid_tgid() >> 32) as u32,
-            execs: 0,
-            executable: [0; 128],
-        };
-        let _ = PROCESSES.insert(&child, &process, 0);
+    let (child, flags) = unsafe {
+        (
+            ctx.read_at::<u32>(set(&NEWTASK_PID)),
+            ctx.read_at::<u64>(set(&NEWTASK_FLAGS)),
+        )
+    };
+    let (Ok(child), Ok(flags)) = (child, flags) else {
+        return 0;
+    };
+    let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if flags & CLONE_THREAD != 0 {
+        add_threads(parent, 1);
+        return 0;
     }
+    let process = Process {
+        // SAFETY: helpers without pointers.
+        started_ns: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        parent,
+        execs: 0,
+        threads: 1,
+        executable: [0; 128],
+    };
+    let _ = PROCESSES.insert(&child, &process, 0);
     0
+}
+
+/// Adds to the number of a process's threads; how many there are then, where the process is known.
+///
+/// The target has no atomic addition. Of two processors that count at once one may be lost: then the process is forgotten before
+/// its end, and less is known of it, or kept until its number is used again or room is needed.
+#[inline(always)]
+fn add_threads(tgid: u32, more: i64) -> Option<u64> {
+    let process = PROCESSES.get_ptr_mut(&tgid)?;
+    // SAFETY: the map gave the pointer.
+    unsafe {
+        let threads = (*process).threads.wrapping_add_signed(more);
+        (*process).threads = threads;
+        Some(threads)
+    }
 }
 
 #[tracepoint]
@@ -58,10 +91,10 @@ pub(crate) fn bailiff_exec(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 pub(crate) fn bailiff_exit(_: TracePointContext) -> u32 {
-    let both = bpf_get_current_pid_tgid();
-    // Only when the whole process ends, not one of its threads.
-    if both >> 32 == both & 0xffff_ffff {
-        let _ = PROCESSES.remove(&((both >> 32) as u32));
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // A process ends with its last thread, which needn't be its first.
+    if add_threads(tgid, -1) == Some(0) {
+        let _ = PROCESSES.remove(&tgid);
     }
     0
 }

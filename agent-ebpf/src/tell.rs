@@ -35,11 +35,17 @@ pub(crate) fn refused(ctx: &SockAddrContext, why: Counter, to: &Address, port: u
         ),
         Counter::RefusedNamespace => warn!(
             ctx,
-            "refused process {} to {:i} port {}: it is in another network namespace than its pod", pid, to, port
+            "refused process {} to {:i} port {}: it is in another network namespace than its pod",
+            pid,
+            to,
+            port
         ),
         Counter::RefusedAgent => warn!(
             ctx,
-            "refused process {} to {:i} port {}: the agent doesn't answer, and failureMode is Closed", pid, to, port
+            "refused process {} to {:i} port {}: the agent doesn't answer, and failureMode is Closed",
+            pid,
+            to,
+            port
         ),
         Counter::RefusedListener => warn!(
             ctx,
@@ -47,7 +53,10 @@ pub(crate) fn refused(ctx: &SockAddrContext, why: Counter, to: &Address, port: u
         ),
         Counter::RefusedFull => warn!(
             ctx,
-            "refused process {} to {:i} port {}: too many connections, and failureMode is Closed", pid, to, port
+            "refused process {} to {:i} port {}: too many connections, and failureMode is Closed",
+            pid,
+            to,
+            port
         ),
         _ => warn!(ctx, "refused process {} to {:i} port {}", pid, to, port),
     }

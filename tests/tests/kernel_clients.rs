@@ -132,6 +132,8 @@ fn processes_and_their_threads() -> Result<()> {
             ("thread", "a-thread"),
             ("vfork", "test-dial"),
             ("clone", "test-dial"),
+            // The process lives on without its first thread.
+            ("leaderless", "a-thread"),
         ],
     )
 }

@@ -6,7 +6,7 @@
 #![no_std]
 
 /// Version of every layout in this crate.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// An IPv6 address, or an IPv4 one as IPv4-mapped, in network order.
 pub type Address = [u8; 16];
@@ -175,6 +175,8 @@ pub struct Process {
     pub parent: u32,
     /// How often it has executed a program.
     pub execs: u32,
+    /// How many of its threads live.
+    pub threads: u64,
     /// The program that it executed last, up to a NUL.
     pub executable: [u8; 128],
 }
@@ -186,6 +188,7 @@ impl Default for Process {
             cgroup: 0,
             parent: 0,
             execs: 0,
+            threads: 1,
             executable: [0; 128],
         }
     }
@@ -279,5 +282,5 @@ layout! {
     OriginKey: 48,
     Origin: 96,
     SocketNote: 112,
-    Process: 152,
+    Process: 160,
 }

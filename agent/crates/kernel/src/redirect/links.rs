@@ -28,10 +28,10 @@ const PROGRAMS: [&str; 8] = [
     "bailiff_connect6",
 ];
 
-const TRACEPOINTS: [(&str, &str); 3] = [
-    ("bailiff_fork", "sched_process_fork"),
-    ("bailiff_exec", "sched_process_exec"),
-    ("bailiff_exit", "sched_process_exit"),
+const TRACEPOINTS: [(&str, &str, &str); 3] = [
+    ("bailiff_fork", "task", "task_newtask"),
+    ("bailiff_exec", "sched", "sched_process_exec"),
+    ("bailiff_exit", "sched", "sched_process_exit"),
 ];
 
 const HOST_GUARD: &str = "bailiff_host_guard";
@@ -69,16 +69,17 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         "cannot open {}",
         options.pods_cgroup.display()
     )))?;
-    for (name, event) in TRACEPOINTS {
+    for (name, category, event) in TRACEPOINTS {
         let path = directory.join(name);
         let attached = (|| {
             let program: &mut TracePoint = program(&mut ebpf, name)?.try_into()?;
             program.load()?;
-            let id = program.attach("sched", event)?;
+            let id = program.attach(category, event)?;
             FdLink::try_from(program.take_link(id)?)
                 .map_err(|error| ProgramError::IOError(io::Error::other(error)))
         })();
-        // Both the old and the new one may run for a moment: they write the same.
+        // Both the old and the new one may run for a moment. They write the same, but for the number of a process's threads,
+        // which then may be off: that process is forgotten too early or too late.
         let link = attached.map_err(KernelError::bpf(format!("cannot attach {name}")))?;
         let _ = std::fs::remove_file(&path);
         link.pin(&path)
@@ -335,21 +336,29 @@ pub(super) fn mount_tracefs() -> Result<bool, KernelError> {
     Ok(true)
 }
 
-/// Where the fields stand that the tracepoints' programs read, by tracefs; what kernels up to 6.12 have where it can't be read.
-pub(super) fn tracepoint_offsets() -> (u32, u32) {
+/// Where the fields stand that the tracepoints' programs read, by the names of their variables: as tracefs says, or as on kernels
+/// up to 6.18 where it can't be read.
+pub(super) fn tracepoint_offsets() -> [(&'static str, u32); 3] {
     let offset = |event: &str, field: &str| {
         ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
             .iter()
             .find_map(|root| {
-                let text = std::fs::read_to_string(format!("{root}/events/sched/{event}/format")).ok()?;
+                let text = std::fs::read_to_string(format!("{root}/events/{event}/format")).ok()?;
                 let line = text.lines().find(|line| {
                     line.contains(&format!(" {field};")) || line.contains(&format!(" {field}["))
                 })?;
                 line.split("offset:").nth(1)?.split(';').next()?.parse().ok()
             })
     };
-    (
-        offset("sched_process_fork", "child_pid").unwrap_or(44),
-        offset("sched_process_exec", "filename").unwrap_or(8),
-    )
+    [
+        ("NEWTASK_PID", offset("task/task_newtask", "pid").unwrap_or(8)),
+        (
+            "NEWTASK_FLAGS",
+            offset("task/task_newtask", "clone_flags").unwrap_or(32),
+        ),
+        (
+            "EXEC_FILENAME",
+            offset("sched/sched_process_exec", "filename").unwrap_or(8),
+        ),
+    ]
 }

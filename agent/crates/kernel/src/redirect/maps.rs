@@ -98,10 +98,10 @@ pub(super) fn load(options: &Options) -> Result<(Ebpf, Maps), KernelError> {
     if let Some(most) = options.max_origins {
         loader.map_max_entries("ORIGINS", most);
     }
-    let (fork, exec) = super::links::tracepoint_offsets();
-    loader
-        .override_global("FORK_CHILD_PID", &fork, true)
-        .override_global("EXEC_FILENAME", &exec, true);
+    let offsets = super::links::tracepoint_offsets();
+    for (name, offset) in &offsets {
+        loader.override_global(name, offset, true);
+    }
     let object = object::find()?;
     let mut ebpf = loader
         .load(&object)
