@@ -134,17 +134,7 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, silence: Duration) -> 
             }
         },
         (&Method::GET, "/healthz") => (StatusCode::OK, Bytes::from_static(b"ok\n")),
-        (&Method::GET, "/readyz") => {
-            if silence < SILENT {
-                (StatusCode::OK, Bytes::from_static(b"ok workers\n"))
-            } else {
-                let text = format!(
-                    "not ready: a worker has been silent for {} ms\n",
-                    silence.as_millis()
-                );
-                (StatusCode::SERVICE_UNAVAILABLE, Bytes::from(text))
-            }
-        }
+        (&Method::GET, "/readyz") => readiness(metrics, silence),
         _ => (
             StatusCode::NOT_FOUND,
             Bytes::from_static(b"there are /metrics, /healthz and /readyz\n"),
@@ -153,6 +143,50 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, silence: Duration) -> 
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response
+}
+
+/// A line for each condition, as Kubernetes' own components write them. One that only warns begins with `[!]`.
+fn readiness(metrics: &Metrics, silence: Duration) -> (StatusCode, Bytes) {
+    let mut text = String::new();
+    let mut ready = true;
+    let mut condition = |name: &str, holds: bool, otherwise: &str| {
+        ready &= holds;
+        text.push_str(&if holds {
+            format!("[+]{name} ok\n")
+        } else {
+            format!("[-]{name} failed: {otherwise}\n")
+        });
+    };
+    let detached = metrics.kernel_detached.get();
+    condition(
+        "workers",
+        silence < SILENT,
+        &format!("one has been silent for {} ms", silence.as_millis()),
+    );
+    condition(
+        "kernel",
+        detached == 0,
+        &format!("{detached} programs are no longer where they were attached; the log names them"),
+    );
+    condition(
+        "record",
+        metrics.recorder_failing.get() == 0,
+        "it can't be written; the log says why",
+    );
+    condition(
+        "serving",
+        metrics.draining.get() == 0,
+        "the agent drains and takes no new connections",
+    );
+    if metrics.policies_refused.get() != 0 {
+        text.push_str("[!]policies: the files are refused, and older ones are in force; the log says why\n");
+    }
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Bytes::from(text))
 }
 
 #[cfg(test)]
@@ -209,6 +243,25 @@ mod tests {
 
         assert!(get("/healthz").starts_with("HTTP/1.1 200"));
         assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+        for (gauge, told) in [
+            (&metrics.kernel_detached, "[-]kernel failed: 1 programs"),
+            (&metrics.recorder_failing, "[-]record failed"),
+            (&metrics.draining, "[-]serving failed"),
+        ] {
+            gauge.set(1);
+            let unready = get("/readyz");
+            assert!(
+                unready.starts_with("HTTP/1.1 503") && unready.contains(told),
+                "{unready}"
+            );
+            gauge.set(0);
+        }
+        metrics.policies_refused.set(1);
+        let warned = get("/readyz");
+        assert!(
+            warned.starts_with("HTTP/1.1 200") && warned.contains("[!]policies"),
+            "{warned}"
+        );
         seconds.store(3, Ordering::Relaxed);
         let unready = get("/readyz");
         assert!(unready.starts_with("HTTP/1.1 503"), "{unready}");

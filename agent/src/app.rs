@@ -69,6 +69,7 @@ pub struct Agent {
     redirect: KernelSide,
     attribution: Arc<Attribution>,
     in_force: Arc<InForce>,
+    metrics: Arc<Metrics>,
     older: Arc<Older>,
     acceptor: Acceptor,
     workers: Arc<Workers>,
@@ -159,7 +160,7 @@ impl Agent {
             redirect: Arc::clone(&redirect),
             older: Arc::clone(&older),
             followers: Arc::clone(&followers),
-            metrics,
+            metrics: Arc::clone(&metrics),
             stop: Arc::clone(&stop),
         };
         let quiet = std::thread::Builder::new()
@@ -169,6 +170,7 @@ impl Agent {
             redirect,
             attribution,
             in_force,
+            metrics,
             older,
             acceptor,
             workers,
@@ -237,6 +239,7 @@ impl Agent {
     /// Ends accepting, so that new connections are refused, ends idle sessions, and lets the others go on for up to `grace`.
     /// Blocks until all sessions have ended; [`hurry`](Self::hurry) from another thread cuts the grace short.
     pub fn drain(&self, grace: Duration) {
+        self.metrics.draining.set(1);
         if let Ok(listening) = self.listening.lock() {
             listening.iter().for_each(CancellationToken::cancel);
         }
@@ -296,6 +299,7 @@ impl Quiet {
             if !ticks.is_multiple_of(10) {
                 continue;
             }
+            self.look_for_detached();
             match self.watcher.changed() {
                 None => self.older.again(&entries(&self.in_force.load())),
                 Some(Ok(set)) => {
@@ -315,15 +319,27 @@ impl Quiet {
                     }
                     self.in_force.replace(set);
                     drop(followers);
+                    self.metrics.policies_refused.set(0);
                     self.older.of_all(&targets);
                     self.metrics.policy_reloads.inc();
                     tracing::info!("policies reloaded");
                 }
                 Some(Err(errors)) => {
+                    self.metrics.policies_refused.set(1);
                     self.metrics.policy_reload_errors.inc();
                     tracing::error!("the policies stay as they were: {errors}");
                 }
             }
         }
+    }
+
+    /// Whether the kernel runs the programs, rather than whether they were attached once.
+    fn look_for_detached(&self) {
+        let detached = steer(&self.redirect, |redirect| redirect.detached()).unwrap_or_default();
+        let count = i64::try_from(detached.len()).unwrap_or(i64::MAX);
+        if count > 0 && self.metrics.kernel_detached.get() != count {
+            tracing::error!(programs = %detached.join(", "), "kernel programs are no longer where they were attached; start bailiff again");
+        }
+        self.metrics.kernel_detached.set(count);
     }
 }

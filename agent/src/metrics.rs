@@ -33,6 +33,14 @@ pub struct Metrics {
     pub policy_reloads: IntCounter,
     /// Reloads of the policies, bad ones.
     pub policy_reload_errors: IntCounter,
+    /// 1 while the policies' files are refused, so that older ones are in force.
+    pub policies_refused: IntGauge,
+    /// 1 while the record can't be written.
+    pub recorder_failing: IntGauge,
+    /// Kernel programs that aren't where they were attached.
+    pub kernel_detached: IntGauge,
+    /// 1 once the agent drains.
+    pub draining: IntGauge,
     /// Connections destroyed because they were older than their protection.
     pub destroyed: IntCounter,
     refused: IntCounterVec,
@@ -115,6 +123,16 @@ impl Metrics {
                 "bailiff_policy_reload_errors_total",
                 "Reloads of the policies that were refused.",
             )?,
+            policies_refused: gauge(
+                "bailiff_policies_refused",
+                "1 while the policies' files are refused, so that older ones are in force.",
+            )?,
+            recorder_failing: gauge("bailiff_recorder_failing", "1 while the record can't be written.")?,
+            kernel_detached: gauge(
+                "bailiff_kernel_programs_detached",
+                "Kernel programs that aren't where they were attached.",
+            )?,
+            draining: gauge("bailiff_draining", "1 once the agent drains.")?,
             destroyed: counter(
                 "bailiff_connections_destroyed_total",
                 "Connections destroyed because they were older than their protection.",

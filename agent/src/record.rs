@@ -245,6 +245,7 @@ impl Writer {
             // What can't be written stays in the queue, so that it fills, and the targets' policies say what happens.
             while let Err(error) = self.store.append(&lines) {
                 self.metrics.recorder_errors.inc();
+                self.metrics.recorder_failing.set(1);
                 self.gauge();
                 if self.stopping.load(Ordering::Acquire) {
                     self.metrics.recorder_dropped.inc_by(events.len() as u64);
@@ -254,6 +255,7 @@ impl Writer {
                 tracing::error!(%error, "cannot write the record; trying again in a second");
                 std::thread::sleep(RETRY);
             }
+            self.metrics.recorder_failing.set(0);
             self.queued.fetch_sub(bytes, Ordering::Relaxed);
             self.gauge();
             events.clear();

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -140,14 +141,34 @@ impl Running {
         self.log.lock().map(|log| log.clone()).unwrap_or_default()
     }
 
-    /// All metrics, as served.
-    pub fn metrics(&self) -> Result<String> {
+    /// What its admin server answers, with status and headers.
+    pub fn get(&self, path: &str) -> Result<String> {
         let mut http = TcpStream::connect(self.admin)?;
         http.set_read_timeout(Some(PATIENCE))?;
-        http.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
+        write!(
+            http,
+            "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+        )?;
         let mut text = String::new();
         http.read_to_string(&mut text)?;
         Ok(text)
+    }
+
+    /// All metrics, as served.
+    pub fn metrics(&self) -> Result<String> {
+        self.get("/metrics")
+    }
+
+    /// Where its kernel side is pinned.
+    pub fn pins(&self) -> Result<PathBuf> {
+        let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid()))?;
+        let instance = cgroups.lines().find_map(|line| {
+            line.strip_prefix("0::")?
+                .strip_suffix("/agent")?
+                .rsplit('/')
+                .next()
+        });
+        Ok(Path::new("/sys/fs/bpf").join(instance.context("the agent is in no cgroup of its own")?))
     }
 
     /// A metric by its name and labels, such as `bailiff_sessions_open`; 0 where it isn't there yet.

@@ -199,6 +199,13 @@ impl Redirect {
         }
     }
 
+    /// The programs that the kernel doesn't run where this agent attached them, because somebody took them off, or because
+    /// another agent has taken over.
+    #[must_use]
+    pub fn detached(&self) -> Vec<String> {
+        self.links.detached()
+    }
+
     /// What finds connections older than their protection.
     pub fn sweep(&self) -> Result<Sweep, KernelError> {
         let own = crate::cgroup::current().and_then(|own| {

@@ -17,15 +17,16 @@ use aya::programs::{
 use super::{GuardBy, Options};
 use crate::{KernelError, sys};
 
-const PROGRAMS: [&str; 8] = [
-    "bailiff_sock_create",
-    "bailiff_sock_release",
-    "bailiff_sockops",
-    "bailiff_getpeername4",
-    "bailiff_getpeername6",
-    "bailiff_egress",
-    "bailiff_connect4",
-    "bailiff_connect6",
+/// Programs on the pods' cgroup, with their hooks by `enum bpf_attach_type`.
+const PROGRAMS: [(&str, u32); 8] = [
+    ("bailiff_sock_create", 2),
+    ("bailiff_sock_release", 34),
+    ("bailiff_sockops", 3),
+    ("bailiff_getpeername4", 29),
+    ("bailiff_getpeername6", 30),
+    ("bailiff_egress", 1),
+    ("bailiff_connect4", 10),
+    ("bailiff_connect6", 11),
 ];
 
 const TRACEPOINTS: [(&str, &str, &str); 3] = [
@@ -44,10 +45,19 @@ const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 /// Links of this agent, and the program for links to come.
 pub(super) struct Links {
     ebpf: Ebpf,
+    cgroup: File,
+    attached: Vec<Attached>,
     directory: PathBuf,
     guard_by: GuardBy,
     /// Interfaces with a guard.
     guarded: Vec<String>,
+}
+
+/// A program of this agent on the pods' cgroup.
+struct Attached {
+    name: &'static str,
+    hook: u32,
+    id: u32,
 }
 
 impl std::fmt::Debug for Links {
@@ -85,7 +95,8 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         link.pin(&path)
             .map_err(KernelError::bpf(format!("cannot pin {}", path.display())))?;
     }
-    for name in PROGRAMS {
+    let mut attached = Vec::new();
+    for (name, hook) in PROGRAMS {
         let path = directory.join(name);
         let program =
             program(&mut ebpf, name).map_err(KernelError::bpf(format!("there is no program {name}")))?;
@@ -106,6 +117,8 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
             link.pin(&path)
                 .map_err(KernelError::bpf(format!("cannot pin {}", path.display())))?;
         }
+        let id = id_of(program).map_err(KernelError::bpf(format!("{name} isn't loaded")))?;
+        attached.push(Attached { name, hook, id });
     }
     let guard: &mut SchedClassifier = program(&mut ebpf, HOST_GUARD)
         .and_then(TryInto::try_into)
@@ -115,6 +128,8 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         .map_err(KernelError::bpf(format!("the kernel refuses {HOST_GUARD}")))?;
     Ok(Links {
         ebpf,
+        cgroup,
+        attached,
         directory,
         guard_by: options.guard_by,
         guarded: Vec::new(),
@@ -124,6 +139,18 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProgramError> {
     ebpf.program_mut(name)
         .ok_or_else(|| ProgramError::IOError(io::Error::other(format!("no program {name}"))))
+}
+
+fn id_of(program: &Program) -> Result<u32, ProgramError> {
+    let info = match program {
+        Program::CgroupSock(program) => program.info(),
+        Program::CgroupSockAddr(program) => program.info(),
+        Program::CgroupSkb(program) => program.info(),
+        Program::SockOps(program) => program.info(),
+        Program::SchedClassifier(program) => program.info(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    Ok(info?.id())
 }
 
 fn load(program: &mut Program) -> Result<(), ProgramError> {
@@ -196,6 +223,31 @@ impl Links {
         if let Ok(filter) = filter_on(interface) {
             let _ = filter.detach();
         }
+    }
+
+    /// The programs that the kernel doesn't run where they were attached. All of them where it can't be asked.
+    pub(super) fn detached(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self
+            .attached
+            .iter()
+            .filter(|attached| {
+                !sys::programs_on(self.cgroup.as_fd(), attached.hook)
+                    .is_ok_and(|there| there.contains(&attached.id))
+            })
+            .map(|attached| attached.name.to_owned())
+            .collect();
+        let guard = self.ebpf.program(HOST_GUARD).and_then(|guard| id_of(guard).ok());
+        for interface in &self.guarded {
+            // A filter isn't pinned, and whoever replaces qdiscs is told of by doctor. A pod's link may have gone with it.
+            let is_tcx = self.guard_path(interface).is_ok_and(|path| path.exists());
+            let there = || SchedClassifier::query_tcx(interface, TcAttachType::Ingress);
+            if is_tcx
+                && !there().is_ok_and(|(_, there)| there.iter().any(|program| Some(program.id()) == guard))
+            {
+                missing.push(format!("{HOST_GUARD} on {interface}"));
+            }
+        }
+        missing
     }
 
     /// Removes pins of guards whose interfaces went with their pods.
