@@ -278,4 +278,29 @@ mod tests {
         assert!(!long.starts_with("HTTP/1.1 200"), "{long}");
         admin.stop();
     }
+
+    #[test]
+    fn scrapes_that_say_nothing_are_closed_and_others_wait_for_them() {
+        let silence: Arc<Silence> = Arc::new(|| Duration::ZERO);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let admin = Admin::serving("127.0.0.1:0".parse().unwrap(), metrics, silence).unwrap();
+        let mut silent: Vec<_> = (0..SCRAPES)
+            .map(|_| std::net::TcpStream::connect(admin.address()).unwrap())
+            .collect();
+        // Each of them got its place, since places are given in order; none is left.
+        let mut next = std::net::TcpStream::connect(admin.address()).unwrap();
+        next.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        next.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        assert!(next.read(&mut [0]).is_err(), "there were more places than said");
+        next.set_read_timeout(None).unwrap();
+        let mut answer = String::new();
+        next.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        for stream in &mut silent {
+            let mut told = Vec::new();
+            let _ = stream.read_to_end(&mut told); // To the end: it was closed.
+        }
+        admin.stop();
+    }
 }

@@ -128,6 +128,27 @@ fn what_does_not_end_in_time_is_ended() -> Result<()> {
     Ok(())
 }
 
+/// A client that doesn't read can't keep the agent from ending.
+#[test]
+fn a_client_that_does_not_read_is_not_waited_for() -> Result<()> {
+    let Some(lab) = Lab::new(ALLOW_ALL, "")? else {
+        return Ok(());
+    };
+    let lab = lab.options(&["--limit", "drain=100ms"]);
+    let agent = lab.start()?;
+    let mut deaf = lab.session(&agent)?;
+    deaf.send(&say::query(
+        "select repeat('x', 1000) from generate_series(1, 100000)",
+    ))?;
+    agent.wait_for("its answer is held up", || Ok(agent.reached("unwritten")? > 0))?;
+    agent.terminate()?;
+    let (status, log) = agent.wait()?;
+    ensure!(status.code() == Some(143), "{status:?} {log}");
+    ensure!(ends(&lab)? == ["drained"], "{:?}", ends(&lab)?);
+    drop(deaf);
+    Ok(())
+}
+
 #[test]
 fn a_second_sigterm_cuts_the_grace_short() -> Result<()> {
     let Some(lab) = Lab::new(ALLOW_ALL, "")? else {

@@ -90,7 +90,25 @@ fn startup_packets() -> Result<()> {
     ]))?;
     ensure!(last_words(&longer.rest()?).as_deref() == Some("08P01"));
     beside.goes_on()?;
-    counted_and_logged(&agent, "startup_packet", "oversized")
+    counted_and_logged(&agent, "startup_packet", "oversized")?;
+    // Short enough, but of too many parameters.
+    let names: Vec<String> = (0..512).map(|number| format!("x.p{number}")).collect();
+    let mut parameters = vec![("user", "postgres")];
+    parameters.extend(names.iter().map(|name| (name.as_str(), "")));
+    for (most, let_in) in [(512, true), (513, false)] {
+        let mut many = Client::new(agent.dial(lab.server.address(), Postgres::PORT)?)?;
+        many.send(&say::startup(parameters.get(..most).context("too few")?))?;
+        let said = many.until_ready()?;
+        ensure!(
+            said.iter().any(|message| message.tag == b'Z') == let_in,
+            "{most}: {said:?}"
+        );
+        ensure!(
+            let_in || last_words(&said).as_deref() == Some("08P01"),
+            "{said:?}"
+        );
+    }
+    beside.goes_on()
 }
 
 #[test]
@@ -472,6 +490,30 @@ fn words_and_operators_of_a_text() -> Result<()> {
     ensure!(client.value("select 1 + 1")? == "2", "the session stays usable");
     beside.goes_on()?;
     counted_and_logged(&agent, "nesting", "nesting")
+}
+
+#[test]
+fn decisions_of_one_session() -> Result<()> {
+    // What is decided stays right when more kinds of statements are used than are kept, also the first again.
+    let rules = format!(
+        "{ALLOW_ALL}    - {{ name: closed, effects: [read], relations: [public.closed], action: Deny }}\n"
+    );
+    let Some(lab) = Lab::new(&rules, "")? else {
+        return Ok(());
+    };
+    lab.server.sql("create table public.closed(it int)")?;
+    let agent = lab.start()?;
+    let mut client = lab.session(&agent)?;
+    for round in 0..2 {
+        for kind in 0..600 {
+            ensure!(client.value(&format!("select 'c' as c{kind}"))? == "c");
+            if kind % 100 == 0 {
+                let said = client.ask(&format!("select it as c{kind} from public.closed"))?;
+                ensure!(last_words(&said).as_deref() == Some("42501"), "{round} {said:?}");
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -249,3 +249,31 @@ fn cursors_of_what_is_denied_now_are_refused() -> Result<()> {
     );
     Ok(())
 }
+
+/// Past the number that a session keeps, uncertainty denies.
+#[test]
+fn more_cursors_than_are_told_apart() -> Result<()> {
+    let Some((lab, agent)) = people()? else {
+        return Ok(());
+    };
+    lab.server.sql("create table places as select 'here' as it")?;
+    let plain = bailiff_tests::target(lab.server.address(), "  plainRelations: [public.places]\n");
+    lab.change(&agent, "target.yaml", &plain)?;
+    let mut clients = Vec::new();
+    for number in [256, 257] {
+        let mut client = lab.session(&agent)?;
+        client.ask("begin")?;
+        for place in 0..number {
+            client.ask(&format!("declare c{place} cursor for select it from places"))?;
+        }
+        clients.push(client);
+    }
+    lab.change_rules(&agent, &masks())?;
+    let answers: Vec<_> = clients
+        .iter_mut()
+        .map(|client| client.ask("fetch c0"))
+        .collect::<Result<_>>()?;
+    let codes: Vec<_> = answers.iter().map(|answer| codes(answer)).collect();
+    ensure!(codes == [vec![], vec!["42501".to_owned()]], "{answers:?}");
+    Ok(())
+}

@@ -233,3 +233,28 @@ fn controls_that_cannot_fire_are_refused() -> Result<()> {
     let text = TARGET.replace("name: db", "name: My DB");
     expect(&[("t.yaml", &text)], "t.yaml:4: \"My DB\" is no name")
 }
+
+#[test]
+fn a_file_that_is_too_long_is_refused_unread() -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("bailiff-loading-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join("target.yaml");
+    let mut told = Vec::new();
+    for length in [4 << 20, (4 << 20) + 1] {
+        let comment = "#".repeat(length - TARGET.len());
+        std::fs::write(&path, format!("{TARGET}{comment}"))?;
+        told.push(PolicySet::load(&directory));
+    }
+    std::fs::remove_dir_all(&directory)?;
+    let [fits, longer] = told.as_slice() else {
+        anyhow::bail!("not both")
+    };
+    ensure!(fits.is_ok(), "{fits:?}");
+    ensure!(
+        longer
+            .as_ref()
+            .is_err_and(|errors| errors.to_string().contains("more than 4194304")),
+        "{longer:?}"
+    );
+    Ok(())
+}

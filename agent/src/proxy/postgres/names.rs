@@ -117,13 +117,13 @@ impl Names {
         (part != progress.current && part >= progress.unsettled).then_some(part)
     }
 
-    /// How many there are of a kind, not counting one of this name.
-    pub(crate) fn others(&self, kind: Kind, name: &[u8]) -> usize {
+    /// Whether there are as many of a kind as there may be, and none of this name.
+    pub(crate) fn is_full(&self, kind: Kind, name: &[u8], most: usize) -> bool {
         let entries = match kind {
             Kind::Statement => &self.statements.entries,
             Kind::Portal => &self.portals.entries,
         };
-        entries.len() - usize::from(entries.contains_key(name))
+        entries.len() >= most && !entries.contains_key(name)
     }
 
     /// Roughly the memory that they take, in bytes.

@@ -271,7 +271,10 @@ impl Core {
             self.refuse_extended(run, upstream);
             return Ok(Taken::Yes);
         };
-        if self.names.others(Kind::Statement, parse.statement) >= self.limits.prepared {
+        if self
+            .names
+            .is_full(Kind::Statement, parse.statement, self.limits.prepared)
+        {
             return Err(End::Limit("prepared_statements"));
         }
         let prepared = Prepared::new(text, classified, ruling, self.decider.epoch());
@@ -303,7 +306,7 @@ impl Core {
                 return Ok(Taken::Yes);
             }
         };
-        if self.names.others(Kind::Portal, portal) >= self.limits.prepared {
+        if self.names.is_full(Kind::Portal, portal, self.limits.prepared) {
             return Err(End::Limit("portals"));
         }
         let change = self.names.set(Kind::Portal, portal, prepared, sure, progress);
