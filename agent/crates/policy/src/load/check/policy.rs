@@ -1,0 +1,182 @@
+//! Policies: whom they are about, what they mask.
+
+use std::sync::Arc;
+
+use bailiff_model::TargetName;
+use serde_saphyr::Spanned;
+
+use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
+use super::rule::{check_reach, compile_rule};
+use super::{Report, check_name};
+use crate::compiled::{Policy, Rule, Subject, Target};
+use crate::glob::Glob;
+use crate::mask::MaskedColumn;
+
+pub(super) fn compile_policy(
+    resource: &Resource<PolicySpec>,
+    targets: &[Target],
+    report: &mut Report<'_>,
+) -> Policy {
+    let spec = &resource.spec;
+    let name = &resource.metadata.name;
+    let line = name.referenced.line();
+    check_name(name, report);
+    if spec.targets.is_empty() {
+        report.add(
+            line,
+            "the policy names no target, so that it never applies",
+            "list targets by name, or \"*\"",
+        );
+    }
+    for target in &spec.targets {
+        if target.value != "*" && !targets.iter().any(|known| known.name.as_str() == target.value) {
+            let known: Vec<_> = targets.iter().map(|known| known.name.as_str()).collect();
+            let mend = if known.is_empty() {
+                "define a Target".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            };
+            report.add(
+                target.referenced.line(),
+                format!("there is no target {:?}", target.value),
+                mend,
+            );
+        }
+    }
+    if spec.rules.is_empty() && spec.masks.is_empty() {
+        report.add(
+            line,
+            "the policy has neither rules nor masks, so that it says nothing",
+            "add a rule, or remove the policy",
+        );
+    }
+    for subject in &spec.subjects {
+        check_subject(subject, report);
+    }
+    let rules: Vec<Rule> = spec.rules.iter().map(|rule| compile_rule(rule, report)).collect();
+    check_reach(&rules, &spec.rules, report);
+    let masks: Vec<(MaskedColumn, u64)> = spec
+        .masks
+        .iter()
+        .flat_map(|mask| compile_mask(mask, &name.value, report))
+        .collect();
+    let mut seen: Vec<&MaskedColumn> = Vec::new();
+    for (column, line) in &masks {
+        let same = |other: &&MaskedColumn| {
+            (&other.schema, &other.table, &other.column) == (&column.schema, &column.table, &column.column)
+        };
+        if seen.iter().any(same) {
+            report.add(
+                *line,
+                format!(
+                    "{}.{}.{} is masked twice",
+                    column.schema, column.table, column.column
+                ),
+                "remove one of them",
+            );
+        }
+        seen.push(column);
+    }
+    let masks = masks.into_iter().map(|(column, _)| column).collect();
+    Policy {
+        name: Arc::from(name.value.as_str()),
+        mode: spec.mode,
+        targets: (!spec.targets.iter().any(|target| target.value == "*")).then(|| {
+            spec.targets
+                .iter()
+                .map(|target| TargetName::new(target.value.as_str()))
+                .collect()
+        }),
+        subjects: spec
+            .subjects
+            .iter()
+            .map(|subject| compile_subject(&subject.value))
+            .collect(),
+        rules,
+        masks,
+        recording: spec.recording,
+    }
+}
+
+fn check_subject(subject: &Spanned<SubjectSpec>, report: &mut Report<'_>) {
+    let spec = &subject.value;
+    let lists = [
+        ("namespaces", &spec.namespaces),
+        ("serviceAccounts", &spec.service_accounts),
+        ("pods", &spec.pods),
+    ];
+    for (name, list) in lists {
+        let Some(list) = list else { continue };
+        if list.value.is_empty() || list.value.iter().any(String::is_empty) {
+            report.add(
+                list.referenced.line(),
+                format!("the subject can never match: `{name}` is empty or holds an empty name"),
+                format!("leave `{name}` out to mean any, or say whom you mean"),
+            );
+        }
+    }
+    let labels = spec.pod_labels.as_ref();
+    if labels.is_some_and(|labels| labels.value.is_empty())
+        || (labels.is_none() && lists.iter().all(|(_, list)| list.is_none()))
+    {
+        report.add(
+            subject.referenced.line(),
+            "a subject asks for nothing, so that it is everybody",
+            "leave `subjects` out to mean everybody, or say whom you mean",
+        );
+    }
+}
+
+fn compile_subject(spec: &SubjectSpec) -> Subject {
+    let globs = |names: &Option<Spanned<Vec<String>>>| {
+        names
+            .iter()
+            .flat_map(|names| &names.value)
+            .map(|name| Glob::new(name))
+            .collect()
+    };
+    Subject {
+        namespaces: globs(&spec.namespaces),
+        service_accounts: globs(&spec.service_accounts),
+        pods: globs(&spec.pods),
+        pod_labels: spec
+            .pod_labels
+            .iter()
+            .flat_map(|labels| &labels.value)
+            .map(|(key, value)| (key.clone(), Glob::new(value)))
+            .collect(),
+    }
+}
+
+/// Names stand in metrics, records and messages: as in Kubernetes, lower case letters, digits, `-` and `.`.
+fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<(MaskedColumn, u64)> {
+    if spec.columns.value.is_empty() {
+        report.add(
+            spec.columns.referenced.line(),
+            "the mask names no column, so that it hides nothing",
+            "list columns as schema.table.column",
+        );
+    }
+    let mut columns = Vec::new();
+    for written in &spec.columns.value {
+        let parts: Vec<&str> = written.value.split('.').collect();
+        match parts.as_slice() {
+            [schema, table, column] if parts.iter().all(|part| !part.is_empty() && !part.contains('*')) => {
+                let column = MaskedColumn {
+                    schema: (*schema).to_owned(),
+                    table: (*table).to_owned(),
+                    column: (*column).to_owned(),
+                    action: spec.action,
+                    policy: Arc::from(policy),
+                };
+                columns.push((column, written.referenced.line()));
+            }
+            _ => report.add(
+                written.referenced.line(),
+                format!("{:?} is no column", written.value),
+                "write schema.table.column in full; wildcards are not supported yet",
+            ),
+        }
+    }
+    columns
+}
