@@ -106,6 +106,12 @@ impl Escape {
         json!({ "host": self.lab.server.address(), "port": Postgres::PORT })
     }
 
+    /// The command that makes attempts.
+    #[must_use]
+    pub fn kit(attempts: &[Attempt<'_>]) -> [String; 4] {
+        words(attempts, &Value::Null)
+    }
+
     /// Makes attempts inside a sandbox, and runs a blocked statement after them.
     pub fn inside(&self, invoker: Invoker, attempts: &[Attempt<'_>]) -> Result<Report> {
         self.inside_with(invoker, attempts, &[])
@@ -147,7 +153,7 @@ impl Escape {
         attempts: &[Attempt<'_>],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Report> {
-        let kit = words(attempts, &Value::Null);
+        let kit = Self::kit(attempts);
         let mut words = by.iter().copied().chain(kit.iter().map(String::as_str));
         let mut command = Command::new(words.next().context("no program")?);
         report(command.args(words).current_dir(self.place()), descriptors)

@@ -12,6 +12,7 @@ mod machine;
 mod neighbours;
 mod postgres;
 mod running;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -30,6 +31,7 @@ pub use machine::{Alone, Listing};
 pub use neighbours::Neighbour;
 pub use postgres::Postgres;
 pub use running::Running;
+pub use terminal::{Step, Transcript, on_terminal};
 
 /// Whether a test that needs root can run. Says so where it can't; under CI it has to.
 pub fn can_be_root() -> Result<bool> {

@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, waitpid};
+use rustix::process::{WaitOptions, wait};
 
 const PASSED_ON: [Signal; 6] = [
     Signal::SIGHUP,
@@ -35,6 +35,7 @@ pub struct Signals {
 impl Signals {
     /// Takes them from the calling thread, and so from all threads that it starts from now on.
     pub fn take() -> Result<Self> {
+        spawn::hear_of_children()?;
         let mut mask = SigSet::empty();
         mask.extend(PASSED_ON);
         mask.add(Signal::SIGCHLD);
@@ -70,7 +71,7 @@ impl Signals {
                 let ours = i32::try_from(child.id()).unwrap_or(0);
                 loop {
                     // nix's has no place for real-time signals in its answer.
-                    match waitpid(None, WaitOptions::NOHANG) {
+                    match wait(WaitOptions::NOHANG) {
                         Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == ours => {
                             return Ok(Some(ExitStatus::from_raw(status.as_raw())));
                         }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::IsTerminal as _;
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::pivot_root;
 use serde::{Deserialize, Serialize};
 
@@ -251,7 +252,7 @@ fn apply(path: &Path, place: Place, mounts: &BTreeMap<PathBuf, String>) -> Resul
                 Err(_) if place == Place::Shown => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let about = nix::sys::stat::fstat(&source)?;
+            let about = fstat(&source)?;
             let format =
                 nix::sys::stat::SFlag::from_bits_truncate(about.st_mode) & nix::sys::stat::SFlag::S_IFMT;
             if format == nix::sys::stat::SFlag::S_IFREG {
@@ -382,16 +383,10 @@ fn devices() -> Result<()> {
         Some("mode=1777"),
     )?;
     // The terminal keeps a name, though its own is another instance's.
-    let terminals = [
-        (0, std::io::stdin().is_terminal()),
-        (1, std::io::stdout().is_terminal()),
-        (2, std::io::stderr().is_terminal()),
-    ];
-    if let Some((number, _)) = terminals.into_iter().find(|(_, is)| *is) {
+    if let Some(terminal) = terminal() {
         let place = dev.join("console");
         File::create(&place)?;
-        let from = format!("/proc/self/fd/{number}");
-        mount(Some(from.as_str()), &place, none, MsFlags::MS_BIND, none)?;
+        mount(Some(&through(&terminal)), &place, none, MsFlags::MS_BIND, none)?;
     }
     mount(
         none,
@@ -401,6 +396,18 @@ fn devices() -> Result<()> {
         none,
     )?;
     Ok(())
+}
+
+/// The terminal among standard input, output and error, by its path: what is open already belongs to the mounts of the namespace
+/// where it was opened, and those can't be bound here.
+fn terminal() -> Option<OwnedFd> {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
+    let stream = streams.into_iter().find(IsTerminal::is_terminal)?;
+    let here = opened(&fs::read_link(format!("/proc/self/fd/{}", stream.as_raw_fd())).ok()?).ok()?;
+    let same =
+        |a: FileStat, b: FileStat| a.st_rdev == b.st_rdev && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+    same(fstat(stream).ok()?, fstat(&here).ok()?).then_some(here)
 }
 
 /// A /proc of this PID namespace: through another's, /proc/PID/root leads out. What steers the kernel is read-only in it, since

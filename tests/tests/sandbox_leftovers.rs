@@ -1,0 +1,52 @@
+//! What a `bailiff run` leaves on the machine: nothing, also when it was killed.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use bailiff_tests::{ALLOW_ALL, Alone, Enforced, Listing, check, policy, target};
+use nix::unistd::Uid;
+
+#[test]
+fn one_that_was_killed_is_cleaned_up_at_the_next_start() -> Result<()> {
+    if !Uid::effective().is_root() {
+        ensure!(
+            std::env::var_os("CI").is_none(),
+            "this test needs root, and CI must not skip it"
+        );
+        eprintln!("SKIPPED: this test needs root");
+        return Ok(());
+    }
+    let _alone = Alone::wait()?;
+    let enforced = Enforced::with(&[
+        ("target.yaml", &target("10.127.0.2", "")),
+        ("policy.yaml", &policy(ALLOW_ALL)),
+    ])?;
+    // The first may mount file systems that stay, and removes what others may have left before.
+    check(&mut enforced.run(&["true"])?)?;
+    let before = Listing::settled()?;
+    check(&mut enforced.run(&["true"])?)?;
+    let after = Listing::settled()?;
+    ensure!(after == before, "left behind: {:?}", after.beyond(&before));
+
+    let agents = [enforced.start()?, enforced.start()?];
+    let tags = agents.each_ref().map(|agent| format!("{:x}", agent.pid()));
+    for agent in agents {
+        check(Command::new("kill").args(["-KILL", &agent.pid().to_string()]))?;
+        let (status, _) = agent.wait()?;
+        ensure!(!status.success());
+    }
+    let killed = Listing::settled()?;
+    let left = killed.beyond(&before);
+    for tag in &tags {
+        ensure!(
+            left.iter().any(|line| line.ends_with(&format!("bailiff-{tag}"))),
+            "{left:?}"
+        );
+    }
+    ensure!(left.iter().any(|line| line.starts_with("pin ")), "{left:?}");
+
+    check(&mut enforced.run(&["true"])?)?;
+    let after = Listing::settled()?;
+    ensure!(after == before, "left behind: {:?}", after.beyond(&before));
+    Ok(())
+}
