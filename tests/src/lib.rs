@@ -12,6 +12,7 @@ mod machine;
 mod neighbours;
 mod postgres;
 mod running;
+mod statements;
 mod terminal;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use machine::{Alone, Listing};
 pub use neighbours::Neighbour;
 pub use postgres::Postgres;
 pub use running::Running;
+pub use statements::Statements;
 pub use terminal::{Step, Transcript, on_terminal};
 
 /// Whether a test that needs root can run. Says so where it can't; under CI it has to.
