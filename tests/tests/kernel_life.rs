@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use bailiff_common::{Origin, OriginKey};
 use bailiff_kernel::{GuardBy, Redirect};
 use bailiff_model::FailureMode;
 use bailiff_tests::{KernelLab, check, harness_program};
@@ -99,13 +98,6 @@ fn went(callers: Vec<Child>) -> Result<std::collections::BTreeMap<String, u64>> 
     Ok(sum)
 }
 
-/// Entries in the map of origins.
-fn origins_held(lab: &KernelLab) -> Result<usize> {
-    let map = aya::maps::MapData::from_pin(lab.pins().join("maps-v1/ORIGINS"))?;
-    let map: aya::maps::HashMap<_, OriginKey, Origin> = aya::maps::Map::HashMap(map).try_into()?;
-    Ok(map.keys().filter(Result::is_ok).count())
-}
-
 #[test]
 fn ten_thousand_connections_in_a_burst_have_their_own_origins() -> Result<()> {
     let Some(lab) = KernelLab::new("burst", FailureMode::Closed)? else {
@@ -120,7 +112,7 @@ fn ten_thousand_connections_in_a_burst_have_their_own_origins() -> Result<()> {
     ensure!(agent.retire()? == (10_000, 0));
     ensure!(lab.counted("diverted") == 10_000 && lab.counted("origin_lost") == 0);
     lab.wait_for("origins go with their connections", || {
-        Ok(origins_held(&lab)? == 0)
+        Ok(lab.redirect()?.origins().count() == 0)
     })
 }
 

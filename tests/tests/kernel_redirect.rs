@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::net::TcpListener;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_kernel::Redirect;
 use bailiff_kernel::netns::NetnsFd;
+use bailiff_kernel::{Options, Redirect};
 use bailiff_model::{FailureMode, OriginalDst};
 use bailiff_tests::KernelLab;
 
@@ -157,5 +157,35 @@ fn a_second_agent_takes_over_and_removal_leaves_nothing() -> Result<()> {
         KernelLab::answer(child)? != "('10.9.8.7', 5432)",
         "nothing diverts after removal"
     );
+    Ok(())
+}
+
+#[test]
+fn an_instance_that_ends_leaves_anothers_pins_in_place() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut labs = Vec::new();
+    for name in ["ends", "goes-on"] {
+        let Some(mut lab) = KernelLab::without_redirect(name, FailureMode::Closed)? else {
+            return Ok(());
+        };
+        // The first one mounts a bpf file system there.
+        lab.enforce_with(Options {
+            pins: folder.path().join(name),
+            ..lab.options()?
+        })?;
+        labs.push(lab);
+    }
+    drop(labs.remove(0));
+    let lab = labs.remove(0);
+    let child = lab.python("pods/a/main", "print(dial('10.9.8.7'))")?;
+    ensure!(lab.accept(0)?.is_some());
+    ensure!(KernelLab::answer(child)? == "('10.9.8.7', 5432)");
+    drop(lab);
+    ensure!(
+        std::fs::read_dir(folder.path())?
+            .flatten()
+            .all(|entry| { entry.file_name().to_string_lossy().ends_with(".debug") })
+    );
+    nix::mount::umount(folder.path())?;
     Ok(())
 }

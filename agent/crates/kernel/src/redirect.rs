@@ -1,5 +1,6 @@
 //! The kernel programs and their maps: loading, taking over, steering, reading, removing.
 
+mod bpffs;
 mod entries;
 mod links;
 mod maps;
@@ -100,7 +101,7 @@ pub struct Redirect {
     options: Options,
     /// The cgroup of an agent before this one.
     agent_before: Option<CgroupId>,
-    mounted_here: Option<PathBuf>,
+    bpffs: bpffs::BpfFs,
     traced_here: bool,
 }
 
@@ -116,7 +117,7 @@ impl Redirect {
     /// Puts the programs in force, or takes over those of an agent before: maps are kept, and the program behind each link is
     /// replaced in one step.
     pub fn load(options: Options) -> Result<Self, KernelError> {
-        let mounted_here = links::mount_bpffs(&options.pins)?;
+        let bpffs = bpffs::BpfFs::with(&options.pins)?;
         let traced_here = links::mount_tracefs()?;
         let (mut ebpf, maps) = maps::load(&options)?;
         let told = told::Told::of(&mut ebpf);
@@ -126,7 +127,7 @@ impl Redirect {
             told,
             links: links::attach(ebpf, &options)?,
             options,
-            mounted_here,
+            bpffs,
             traced_here,
         };
         this.maps.set_config(&Config {
@@ -247,11 +248,7 @@ impl Redirect {
         if self.traced_here {
             let _ = nix::mount::umount("/sys/kernel/tracing");
         }
-        if let Some(mount) = self.mounted_here {
-            // Another instance may use it by now; then it stays.
-            let _ = nix::mount::umount(&mount);
-        }
-        Ok(())
+        self.bpffs.leave()
     }
 }
 

@@ -338,39 +338,6 @@ fn by_filter(guard: &mut SchedClassifier, interface: &str) -> Result<(), Program
     Ok(())
 }
 
-/// Mounts a bpf file system above the directory for pins, where there is none. The place, if it was mounted here.
-pub(super) fn mount_bpffs(pins: &Path) -> Result<Option<PathBuf>, KernelError> {
-    const MAGIC: i64 = 0xcafe_4a11;
-    let is_bpffs =
-        |path: &Path| nix::sys::statfs::statfs(path).is_ok_and(|about| about.filesystem_type().0 == MAGIC);
-    let existing = pins
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
-    if is_bpffs(existing) {
-        return Ok(None);
-    }
-    let place = pins.parent().unwrap_or(pins);
-    let place = if pins.starts_with("/sys/fs/bpf") {
-        Path::new("/sys/fs/bpf")
-    } else {
-        place
-    };
-    std::fs::create_dir_all(place)
-        .map_err(KernelError::system(format!("cannot make {}", place.display())))?;
-    nix::mount::mount(
-        Some("bpf"),
-        place,
-        Some("bpf"),
-        nix::mount::MsFlags::empty(),
-        Some("mode=0700"),
-    )
-    .map_err(|error| {
-        KernelError::system(format!("cannot mount a bpf file system on {}", place.display()))(error.into())
-    })?;
-    Ok(Some(place.to_owned()))
-}
-
 /// Mounts tracefs where it isn't, since attaching to a tracepoint asks it for the tracepoint's number. True if it was mounted.
 pub(super) fn mount_tracefs() -> Result<bool, KernelError> {
     let place = Path::new("/sys/kernel/tracing");
