@@ -22,6 +22,15 @@ pub(crate) enum Kind {
     Debian,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rustup => "rustup",
+            Self::Debian => "debian",
+        })
+    }
+}
+
 /// A toolchain that has the sources of `core`.
 #[derive(Debug)]
 pub(crate) enum Toolchain {
@@ -133,34 +142,60 @@ const BY_HAND: &str = "The kernel programs need a Rust toolchain with the source
     rustup:  rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src\n\
     and `cargo install bpf-linker@0.10.3 --locked`; or leave the kernel programs out with `cargo xtask build --no-ebpf`.";
 
+/// Gets a toolchain: Debian's where that is possible, otherwise rustup's. Which releases of Debian, and which of their
+/// archives, have the former is not known beforehand, so that the one is tried and then the other.
 fn install(kind: Option<Kind>) -> Result<Toolchain> {
+    let mut reasons = Vec::new();
+    for one in [Kind::Debian, Kind::Rustup] {
+        if kind.is_some_and(|kind| kind != one) {
+            continue;
+        }
+        let tried = match one {
+            Kind::Debian => install_debian(),
+            Kind::Rustup => install_rustup(),
+        };
+        match (tried, find(Some(one))) {
+            (Ok(()), Some(toolchain)) => return Ok(toolchain),
+            (Ok(()), None) => reasons.push(format!(
+                "{one}: installed, but without the sources of `core` or with another LLVM than {LLVM}"
+            )),
+            (Err(error), _) => reasons.push(format!("{one}: {error:#}")),
+        }
+        if let (Some(reason), None, Kind::Debian) = (reasons.last(), kind, one) {
+            println!("not {reason}\nso with rustup");
+        }
+    }
+    bail!("{BY_HAND}\nWhat was tried:\n  {}", reasons.join("\n  "))
+}
+
+fn install_debian() -> Result<()> {
+    if !packages::can_install() {
+        bail!("packages are installed only as root, with apt-get");
+    }
     let conflict = ["rustup", "rustc"]
         .into_iter()
         .find(|package| packages::is_installed(package));
-    let debian_fits = kind != Some(Kind::Rustup) && packages::can_install() && conflict.is_none();
-    let tried = if debian_fits {
-        packages::ensure(&[Purpose::EbpfDebian])
-    } else if kind != Some(Kind::Debian) && shell::which("rustup").is_some() {
-        let mut rustup = shell::outside_cargo("rustup");
-        rustup.args([
-            "toolchain",
-            "install",
-            NIGHTLY,
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src",
-        ]);
-        shell::run(&mut rustup, "rustup could not fetch a nightly.")
-    } else if let Some(package) = conflict {
-        bail!("Debian's package `{package}` conflicts with rustc-web.\n{BY_HAND}")
-    } else {
-        bail!("{BY_HAND}")
-    };
-    tried.context(BY_HAND)?;
-    find(kind).with_context(|| {
-        format!("a toolchain was installed, but none with the sources of `core` and LLVM {LLVM} is there.\n{BY_HAND}")
-    })
+    if let Some(package) = conflict {
+        bail!("the package `{package}`, which is installed, conflicts with rustc-web");
+    }
+    packages::ensure(&[Purpose::EbpfDebian])
+}
+
+fn install_rustup() -> Result<()> {
+    if shell::which("rustup").is_none() {
+        bail!("there is no rustup on PATH");
+    }
+    let mut rustup = shell::outside_cargo("rustup");
+    rustup.args([
+        "toolchain",
+        "install",
+        NIGHTLY,
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+    ]);
+    shell::run(&mut rustup, "rustup could not fetch a nightly.")
 }
 
 fn find_debian() -> Option<Toolchain> {

@@ -89,10 +89,8 @@ pub(crate) fn outside_cargo(program: impl AsRef<OsStr>) -> Command {
     command.current_dir(root());
     for (key, _) in std::env::vars_os() {
         let key_text = key.to_string_lossy();
-        let kept = matches!(
-            key_text.as_ref(),
-            "CARGO_HOME" | "CARGO_NET_OFFLINE" | "CARGO_HTTP_CAINFO"
-        ) || key_text.starts_with("CARGO_REGISTR")
+        let kept = matches!(key_text.as_ref(), "CARGO_HOME" | "CARGO_BUILD_JOBS")
+            || key_text.starts_with("CARGO_REGISTR")
             || key_text.starts_with("CARGO_HTTP_")
             || key_text.starts_with("CARGO_NET_")
             || key_text.starts_with("CARGO_SOURCE_");
