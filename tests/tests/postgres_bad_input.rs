@@ -5,26 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{Enforced, Postgres, can_be_root};
-
-const CONFIG: &str = r#"
-apiVersion: bailiff.dev/v1alpha1
-kind: Target
-metadata: { name: db }
-spec:
-  protocol: postgres
-  endpoints: ["ADDRESS:5432"]
----
-apiVersion: bailiff.dev/v1alpha1
-kind: Policy
-metadata: { name: reader }
-spec:
-  targets: [db]
-  rules:
-    - name: read
-      effects: [read, transaction, set]
-      action: Allow
-"#;
+use bailiff_tests::{ALLOW_ALL, Lab};
 
 /// A client that says what it shouldn't. After each, a session that was open before still answers.
 const CLIENT: &str = r#"
@@ -98,19 +79,16 @@ sys.stdin.read()
 
 #[test]
 fn bad_messages_close_that_one_connection_and_say_why() -> Result<()> {
-    if !can_be_root()? {
+    let Some(lab) = Lab::new(ALLOW_ALL, "")? else {
         return Ok(());
-    }
-    let server = Postgres::start("10.77.1.6")?;
-    let enforced = Enforced::with(&[("config.yaml", &CONFIG.replace("ADDRESS", server.address()))])?;
+    };
     let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let mut run = std::process::Command::new(bailiff_tests::bailiff()?);
-    run.args(["run", "--admin", &admin.to_string(), "--config"])
-        .arg(enforced.config());
-    run.arg("--record-dir")
-        .arg(enforced.record())
-        .args(["--", "python3", "-c", CLIENT, server.address()]);
-    let mut child = run
+    let mut child = lab
+        .enforced
+        .run_with(
+            &["--admin", &admin.to_string()],
+            &["python3", "-c", CLIENT, lab.server.address()],
+        )?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

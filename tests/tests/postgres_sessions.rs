@@ -3,70 +3,42 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{Enforced, Postgres, can_be_root, check};
+use bailiff_tests::{Enforced, Lab, can_be_root, check, policy};
 use serde_json::Value;
 
-const TARGET: &str = r#"
-apiVersion: bailiff.dev/v1alpha1
-kind: Target
-metadata: { name: db }
-spec:
-  protocol: postgres
-  endpoints: ["ADDRESS:5432"]
-  sourceAddress: SOURCE
-"#;
-
-const POLICY: &str = r#"
-apiVersion: bailiff.dev/v1alpha1
-kind: Policy
-metadata: { name: reader }
-spec:
-  targets: [db]
-  rules:
-    - name: read
+const RULES: &str = "    - name: read
       effects: [read, insert, transaction, set]
-      relations: ["public.*", "pg_catalog.*"]
+      relations: [public.*, pg_catalog.*]
       action: Allow
     - name: keep
       effects: [drop, truncate, delete]
       action: Deny
       message: nothing is destroyed here
-MASKS
-"#;
+";
 
-const MASKS: &str = r#"
-  masks:
+const MASKS: &str = "  masks:
     - columns: [public.people.ssn]
       with: Redact
-"#;
+";
 
-fn enforced(server: &Postgres, source: &str, masks: &str) -> Result<Enforced> {
-    let target = TARGET
-        .replace("ADDRESS", server.address())
-        .replace("SOURCE", source);
-    Enforced::with(&[
-        ("target.yaml", &target),
-        ("policy.yaml", &POLICY.replace("MASKS", masks)),
-    ])
-}
-
-fn people(server: &Postgres) -> Result<()> {
-    server.sql(
-        "create table people(id int, name text, ssn text); insert into people values (1,'Ada','123-45-6789')",
-    )?;
-    Ok(())
+fn people(rules: &str) -> Result<Option<Lab>> {
+    let lab = Lab::new(rules, "")?;
+    if let Some(lab) = &lab {
+        lab.server.sql(
+            "create table people(id int, name text, ssn text); insert into people values (1,'Ada','123-45-6789')",
+        )?;
+    }
+    Ok(lab)
 }
 
 #[test]
 fn statements_are_decided_masked_and_recorded() -> Result<()> {
-    if !can_be_root()? {
+    let Some(lab) = people(&format!("{RULES}{MASKS}"))? else {
         return Ok(());
-    }
-    let server = Postgres::start("10.77.1.1")?;
-    people(&server)?;
-    let enforced = enforced(&server, "Pod", MASKS)?;
+    };
+    let Lab { server, enforced } = &lab;
     let said = enforced.psql(
-        &server,
+        server,
         "select * from people;\n\
          drop table people;\n\
          with gone as (delete from people returning id) select * from gone;\n\
@@ -83,7 +55,7 @@ fn statements_are_decided_masked_and_recorded() -> Result<()> {
     );
     ensure!(!said.contains("123-45-6789"), "{said}");
     ensure!(said.matches("nothing is destroyed here").count() == 2, "{said}");
-    ensure!(said.contains("policy reader, rule keep"), "{said}");
+    ensure!(said.contains("policy tested, rule keep"), "{said}");
     ensure!(server.sql("select count(*) from people")? == "1");
 
     let events = enforced.events()?;
@@ -127,15 +99,13 @@ fn statements_are_decided_masked_and_recorded() -> Result<()> {
 
 #[test]
 fn transactions_and_pipelines_go_on_as_after_a_real_error() -> Result<()> {
-    if !can_be_root()? {
+    let Some(lab) = people(RULES)? else {
         return Ok(());
-    }
-    let server = Postgres::start("10.77.1.2")?;
-    people(&server)?;
-    let enforced = enforced(&server, "Pod", "")?;
+    };
+    let Lab { server, enforced } = &lab;
     // In a transaction: everything after the refused statement fails, and nothing is committed.
     let said = enforced.psql(
-        &server,
+        server,
         "begin;\ninsert into people values (2,'Bob','x');\ntruncate people;\nselect 'after';\ncommit;\nselect 'usable', count(*) from people;\n",
     )?;
     ensure!(
@@ -145,7 +115,7 @@ fn transactions_and_pipelines_go_on_as_after_a_real_error() -> Result<()> {
     ensure!(said.contains("usable|1"), "{said}");
     // Several statements in one message are an implicit transaction, of which nothing runs.
     let said = enforced.psql(
-        &server,
+        server,
         "insert into people values (3,'Eve','x')\\; drop table people;\nselect count(*) from people;\n",
     )?;
     ensure!(
@@ -185,36 +155,32 @@ fn transactions_and_pipelines_go_on_as_after_a_real_error() -> Result<()> {
 
 #[test]
 fn the_server_sees_the_pods_address_or_the_nodes() -> Result<()> {
-    if !can_be_root()? {
-        return Ok(());
-    }
-    let server = Postgres::start("10.77.1.3")?;
     let ask = "select client_addr from pg_stat_activity where pid = pg_backend_pid();\n";
-    let said = enforced(&server, "Pod", "")?.psql(&server, ask)?;
-    ensure!(said.starts_with("10.211."), "{said}");
-    let said = enforced(&server, "Node", "")?.psql(&server, ask)?;
-    ensure!(said.trim() == "10.77.1.3", "{said}");
+    for source in ["Pod", "Node"] {
+        let Some(lab) = Lab::new(RULES, &format!("  sourceAddress: {source}\n"))? else {
+            return Ok(());
+        };
+        let said = lab.enforced.psql(&lab.server, ask)?;
+        if source == "Pod" {
+            ensure!(said.starts_with("10.211."), "{said}");
+        } else {
+            ensure!(said.trim() == lab.server.address(), "{said}");
+        }
+    }
     Ok(())
 }
 
 #[test]
 fn prepared_statements_copy_and_cancel_work() -> Result<()> {
-    if !can_be_root()? {
+    let rules = RULES.replace("insert, transaction", "insert, update, copy, transaction").replace(
+        "    - name: keep",
+        "    - name: sleep\n      effects: [execute]\n      functions: [pg_sleep]\n      action: Allow\n    - name: keep",
+    );
+    let Some(lab) = Lab::new(&rules, "")? else {
         return Ok(());
-    }
-    let server = Postgres::start("10.77.1.4")?;
+    };
+    let Lab { server, enforced } = &lab;
     check(Command::new("pgbench").args(["-h", server.address(), "-U", "postgres", "-i", "-q", "postgres"]))?;
-    let target = TARGET
-        .replace("ADDRESS", server.address())
-        .replace("SOURCE", "Pod");
-    let all = POLICY
-        .replace("MASKS", "")
-        .replace("insert, transaction", "insert, update, copy, transaction")
-        .replace(
-            "    - name: keep",
-            "    - name: sleep\n      effects: [execute]\n      functions: [pg_sleep]\n      action: Allow\n    - name: keep",
-        );
-    let enforced = Enforced::with(&[("target.yaml", &target), ("policy.yaml", &all)])?;
     for mode in ["simple", "extended", "prepared"] {
         let output = check(
             enforced
@@ -242,7 +208,7 @@ fn prepared_statements_copy_and_cancel_work() -> Result<()> {
         );
     }
     let said = enforced.psql(
-        &server,
+        server,
         "create temp table unseen(a int);\ncopy pgbench_history(tid) from stdin;\n7\n8\n\\.\ncopy (select tid from pgbench_history where bid is null order by 1) to stdout;\nset statement_timeout = 50;\nselect pg_sleep(5);\n",
     )?;
     ensure!(said.contains("7\n8\n"), "{said}");
@@ -256,12 +222,12 @@ fn a_bad_configuration_is_refused_with_its_place_and_mend() -> Result<()> {
     if !can_be_root()? {
         return Ok(());
     }
-    let enforced = Enforced::with(&[("policy.yaml", &POLICY.replace("MASKS", ""))])?;
+    let enforced = Enforced::with(&[("policy.yaml", &policy(RULES))])?;
     let output = enforced.run(&["true"])?.output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success());
     ensure!(
-        said.contains("policy.yaml:6")
+        said.contains("policy.yaml:5")
             && said.contains("there is no target \"db\"")
             && said.contains("mend:"),
         "{said}"
@@ -271,11 +237,10 @@ fn a_bad_configuration_is_refused_with_its_place_and_mend() -> Result<()> {
 
 #[test]
 fn the_command_has_no_privilege_and_its_status_is_passed_on() -> Result<()> {
-    if !can_be_root()? {
+    let Some(lab) = Lab::new(RULES, "")? else {
         return Ok(());
-    }
-    let server = Postgres::start("10.77.1.5")?;
-    let enforced = enforced(&server, "Pod", "")?;
+    };
+    let Lab { enforced, .. } = &lab;
     let output = enforced
         .run(&[
             "sh",
