@@ -11,7 +11,6 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bailiff_policy::{Classified, Settings, classify};
 use bailiff_wire::sql::{Normal, normalise};
@@ -19,13 +18,6 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
-
-/// The grammar's library points descriptor 2 elsewhere while it works; two threads at it would lose each other's.
-static GRAMMAR: Mutex<()> = Mutex::new(());
-
-fn grammar() -> MutexGuard<'static, ()> {
-    GRAMMAR.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn key(text: &str) -> Option<Vec<u8>> {
     let mut scratch = Vec::new();
@@ -120,7 +112,6 @@ fn meaning(classified: &Classified) -> String {
 
 /// Fails where two texts of one key don't mean the same.
 fn same(one: &str, other: &str) {
-    let _only = grammar();
     assert_eq!(tokens(one), tokens(other), "the tokens of {one:?} and {other:?}");
     for standard in [true, false] {
         let told = format!("{one:?} and {other:?}, standard_conforming_strings {standard}");
@@ -462,7 +453,6 @@ fn all_short_texts_of_one_key_have_the_same_tokens() {
         "1", "2", "'", " ", "\n", "-", "e", "x", "_", ".", "$", "\\", "\"", "/", "*", "U", "&", "\u{e9}",
         "@", ":",
     ];
-    let _only = grammar();
     let mut firsts: HashMap<Vec<u8>, String> = HashMap::new();
     let mut compared = 0;
     all_texts(LETTERS, 5, &mut String::new(), &mut |text| {
