@@ -94,9 +94,14 @@ impl Postgres {
 
     /// Has a role asked for its password from now on.
     pub fn ask_for_passwords(&self, role: &str) -> Result<()> {
+        self.authenticate(role, "scram-sha-256")
+    }
+
+    /// Has a role authenticated by a method of pg_hba.conf from now on.
+    pub fn authenticate(&self, role: &str, method: &str) -> Result<()> {
         let path = self.directory.path().join("data/pg_hba.conf");
         let rules = std::fs::read_to_string(&path)?;
-        std::fs::write(&path, format!("host all {role} all scram-sha-256\n{rules}"))?;
+        std::fs::write(&path, format!("host all {role} all {method}\n{rules}"))?;
         let loaded = || self.sql("select pg_conf_load_time()");
         let before = loaded()?;
         self.sql("select pg_reload_conf()")?;
