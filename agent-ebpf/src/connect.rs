@@ -19,7 +19,7 @@ use bailiff_common::{
 
 use crate::address::{is_loopback, is_mapped, mapped, read_words, word};
 use crate::maps::{
-    HEARTBEAT, ORIGINS, PROCESSES, SOCKETS, config, count, current_pod, maybe_protected, protected,
+    HEARTBEAT, ORIGINS, PROCESSES, SOCKETS, config, count, current_pod, is_agents, maybe_protected, protected,
 };
 use crate::tell;
 
@@ -267,7 +267,7 @@ fn agent_answers(
         }
         // Once the agent's listener has gone, anybody in the pod may take its port. Their sockets are noted, the agent's aren't.
         let note = note(found.cast(), 0);
-        let is_agents = note.is_null() || (*note).creator_pod_cgroup == config.agent_cgroup;
+        let is_agents = note.is_null() || is_agents(config, (*note).creator_pod_cgroup);
         bpf_sk_release(found.cast());
         is_agents
     }
@@ -349,7 +349,7 @@ fn is_agent() -> bool {
         if cgroup == 0 {
             break;
         }
-        if cgroup == config.agent_cgroup {
+        if is_agents(config, cgroup) {
             return true;
         }
     }

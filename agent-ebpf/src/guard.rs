@@ -15,7 +15,7 @@ use aya_ebpf::programs::{SkBuffContext, TcContext};
 use bailiff_common::{Config, Counter, EXEMPT, MAX_CGROUP_LEVELS, NOTE_DIRECT};
 
 use crate::connect::{SOCK_STREAM, TCP, note};
-use crate::maps::{ADDRESSES, ENROLMENTS, config, count, maybe_protected, protected};
+use crate::maps::{ADDRESSES, ENROLMENTS, config, count, is_agents, maybe_protected, protected};
 use crate::packet::{Packet, Reach, Start, UDP, parse};
 
 const PASS: i32 = 1;
@@ -137,7 +137,7 @@ fn is_trusted(config: &Config, skb: *mut __sk_buff) -> bool {
         if above == 0 {
             return false;
         }
-        if above == config.agent_cgroup {
+        if is_agents(config, above) {
             return true;
         }
         // SAFETY: the value is read at once.

@@ -51,6 +51,12 @@ pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
 }
 
+/// Whether a cgroup is the agent's, or that of the agent before it.
+#[inline(always)]
+pub(crate) fn is_agents(config: &Config, cgroup: u64) -> bool {
+    cgroup != 0 && (cgroup == config.agent_cgroup || cgroup == config.agent_before)
+}
+
 /// Whether any target has this port.
 #[inline(always)]
 pub(crate) fn maybe_protected(config: &Config, port: u16) -> bool {

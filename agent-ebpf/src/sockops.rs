@@ -7,7 +7,7 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use bailiff_common::{Counter, NOTE_DIVERTED, OriginKey};
 
-use crate::address::{is_loopback, mapped, read_words};
+use crate::address::{mapped, read_words};
 use crate::connect::note;
 use crate::maps::{ORIGINS, count};
 
@@ -49,9 +49,8 @@ fn connecting(ctx: &SockOpsContext) {
                 && u32::from((*note).origin.listener_port) == u32::from(key.listener_port)
         };
     if !diverted {
-        if is_loopback(&key.listener) {
-            let _ = ORIGINS.remove(&key);
-        }
+        // An entry that a refused connect left must not be inherited by whoever gets its port next.
+        let _ = ORIGINS.remove(&key);
         return;
     }
     // SAFETY: as above.

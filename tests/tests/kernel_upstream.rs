@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_kernel::netns::NetnsFd;
+use bailiff_kernel::{Options, Redirect};
 use bailiff_model::FailureMode;
 use bailiff_tests::{KernelLab, Wire, check};
 use socket2::{Domain, Socket, Type};
@@ -283,5 +284,45 @@ say(s.recv(3)); s.sendall(b'more'); hear()",
     })?;
     ensure!(!joins(7)?);
     ensure!(lab.counted("diverted") == 0);
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_drains_after_the_next_one_has_taken_over() -> Result<()> {
+    let Some((mut lab, wire)) = joined("drains")? else {
+        return Ok(());
+    };
+    let server = wire.server.run_in(|| TcpListener::bind("10.9.8.7:5432"))??;
+    let script = "s = socket.create_connection(('10.9.8.7', 5432)); s.settimeout(3)
+while hear(): s.sendall(b'more'); say(told(lambda: s.recv(4)))";
+    let mut old = lab.talk("agent", script)?;
+    let (mut connection, _) = server.accept()?;
+    // Each agent has a cgroup of its own, as pods have.
+    for (next, passes) in [("agent-2", true), ("agent-3", false)] {
+        std::fs::create_dir_all(lab.root().join(next))?;
+        drop(lab.swap_redirect(None));
+        let options = Options {
+            agent_cgroup: lab.cgroup_id(next)?,
+            ..lab.options()?
+        };
+        lab.swap_redirect(Some(Redirect::load(options)?));
+        let redirect = lab.redirect_mut()?;
+        wire.node.run_in(|| redirect.guard_link("pod0"))??;
+        let mut fresh = lab.talk(next, script)?;
+        drop(server.accept()?);
+        fresh.say("")?;
+        let before = lab.counted("host_guard_dropped");
+        old.say("go on")?;
+        if passes {
+            let mut said = [0; 4];
+            connection.read_exact(&mut said)?;
+            connection.write_all(b"row.")?;
+            ensure!(old.hear()? == "b'row.'");
+            ensure!(lab.counted("host_guard_dropped") == before);
+        } else {
+            ensure!(old.hear()? == "timed out");
+            ensure!(lab.counted("host_guard_dropped") > before);
+        }
+    }
     Ok(())
 }

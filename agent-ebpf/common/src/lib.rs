@@ -6,7 +6,7 @@
 #![no_std]
 
 /// Version of every layout in this crate.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// An IPv6 address, or an IPv4 one as IPv4-mapped, in network order.
 pub type Address = [u8; 16];
@@ -23,6 +23,8 @@ pub const MAX_CGROUP_LEVELS: i32 = 12;
 pub struct Config {
     /// The agent's cgroup: what its sockets send passes the host-side guard.
     pub agent_cgroup: u64,
+    /// The cgroup of the agent before, which may still drain; 0 for none.
+    pub agent_before: u64,
     /// The root of the hierarchy, where kernel threads are.
     pub root_cgroup: u64,
     /// A heartbeat older than this counts as none, in nanoseconds.
@@ -274,7 +276,7 @@ macro_rules! layout {
 }
 
 layout! {
-    Config: 32,
+    Config: 40,
     HostKey: 20,
     PrefixKey: 20,
     Protected: 8,

@@ -132,6 +132,7 @@ impl Redirect {
         };
         this.maps.set_config(&Config {
             agent_cgroup: this.options.agent_cgroup.0,
+            agent_before: this.agent_before.map_or(0, |agent| agent.0),
             root_cgroup: crate::cgroup::id(&crate::cgroup::mount()?)
                 .map_err(KernelError::system("cannot read the cgroup root"))?
                 .0,
