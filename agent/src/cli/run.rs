@@ -19,18 +19,19 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// Run a command in a sandbox, and enforce policies on what it does to databases.
 ///
-/// The command gets a network namespace, a cgroup and a view of the files of its own, and runs as the invoking user without
-/// any privilege. Whatever it connects to that a Target names goes through Bailiff. Needs root, to load the kernel programs.
+/// The command gets a network namespace, a cgroup, processes and a view of the files of its own, and runs as the invoking user
+/// without any privilege. What it connects to goes through Bailiff if a Target names it, and nowhere otherwise: the sandbox reaches the
+/// addresses of Targets alone. Needs root, to load the kernel programs; with sudo, the command runs as whoever called sudo.
 ///
-/// The command sees the host's files but changes only the directory that it starts in, unless that is a home or system
-/// directory, and those named by --writable. /tmp, /var/tmp, /run and /dev are its own and empty, and the host's Unix
-/// sockets can't be reached.
+/// It sees the host's files but changes only the directory that it starts in, unless that is a home or a system directory,
+/// and those named by --writable. /tmp, /var/tmp, /run and /dev are its own and empty, and the host's Unix sockets can't be
+/// reached: no container runtime, no message bus, no ssh-agent.
 ///
-/// Signals reach the command. At SIGTERM its sessions end first, busy ones within --limit drain= or at a second SIGTERM.
-/// The exit status is the command's; 128+N if signal N ended it, 127 if it wasn't found, 126 if it can't be executed, and 125
-/// if bailiff itself failed.
+/// Standard input, output and error are the caller's, the terminal and its signals too. Whatever the command leaves running
+/// ends with it. The exit status is the command's; 128+N if signal N ended it, 127 if it wasn't found, 126 if it can't be
+/// executed, and 125 if bailiff itself failed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = format!("Limits:\n{}", Limits::help()))]
+#[command(after_help = format!("{EXAMPLES}\nLimits:\n{}", Limits::help()))]
 pub(crate) struct Args {
     /// The directory with Targets, Policies and, if there is one, inventory.yaml
     #[arg(long, value_name = "DIR")]
@@ -60,6 +61,21 @@ pub(crate) struct Args {
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
+
+const EXAMPLES: &str = "Examples:
+  A shell of the pod `ci-runner`, on the policies of a directory:
+    sudo bailiff run --config examples/demo --pod ci-runner -- bash
+
+  One statement:
+    sudo bailiff run --config examples/demo --pod ci-runner -- psql -h 198.18.0.53 -U app -c 'table customers' shop
+
+  An agent in a project's directory that keeps state in its home, with metrics:
+    cd ~/src/project
+    sudo bailiff run --config /etc/bailiff --writable ~/.cache/agent --admin 127.0.0.1:9100 -- agent --task fix-tests
+
+  What it did:
+    sudo bailiff sessions show last
+";
 
 /// What `bailiff run` itself ends with when it can't do its work; everything else is the command's.
 pub(crate) const OWN_FAILURE: u8 = 125;

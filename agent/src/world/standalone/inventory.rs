@@ -70,6 +70,15 @@ impl Inventory {
                 document.kind
             );
         }
+        for pod in &document.spec.pods {
+            if !is_name(&pod.name) {
+                bail!(
+                    "{}: {:?} is no name of a pod: letters, digits, `-` and `.`, at most 253 of them",
+                    path.display(),
+                    pod.name
+                );
+            }
+        }
         Ok(document.spec)
     }
 
@@ -107,6 +116,12 @@ impl Inventory {
             ),
         }
     }
+}
+
+/// As in Kubernetes, but for capital letters.
+fn is_name(text: &str) -> bool {
+    let of_names = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    (1..=253).contains(&text.len()) && text.bytes().all(of_names) && !text.starts_with('.')
 }
 
 impl InventoryPod {

@@ -33,7 +33,11 @@ pub struct Sandbox {
 impl Sandbox {
     /// Makes one below a cgroup. `tag` tells its names from others' on this machine.
     pub fn create(pods_cgroup: &Path, name: &str, tag: &str) -> Result<Self> {
-        let cgroup = pods_cgroup.join(name);
+        // The kernel's own files are called `cgroup.` and so on.
+        let plain = name
+            .chars()
+            .filter(|character| character.is_ascii_alphanumeric() || "-.".contains(*character));
+        let cgroup = pods_cgroup.join(format!("pod-{}", plain.take(200).collect::<String>()));
         let container = cgroup.join("main");
         std::fs::create_dir_all(&container)
             .with_context(|| format!("cannot make {}", container.display()))?;
