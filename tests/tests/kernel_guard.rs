@@ -1,8 +1,11 @@
 //! What doesn't go through connect(2) doesn't reach what is protected, and everything else arrives.
 
+use std::net::TcpListener;
+use std::process::Command;
+
 use anyhow::{Context as _, Result, ensure};
 use bailiff_model::FailureMode;
-use bailiff_tests::{KernelLab, Wire};
+use bailiff_tests::{KernelLab, Wire, check};
 
 const FRAMES: &str = include_str!("../clients/frames.py");
 
@@ -198,4 +201,33 @@ cases = {
 'fragment-without-ports': (lambda to, w: send(ip4(to[0], TCP, b'', fragment=0x2000)), P(5432)),
 'outside': (lambda to, w: send(ip4(to[0], TCP, tcp(to[0], w))), P(5432), (OTHER, 5432))}";
     none_arrives(&lab, &wire, cases, "None", "host_guard_dropped")
+}
+
+#[test]
+fn what_the_pods_own_address_translation_makes_of_a_connection() -> Result<()> {
+    let Some((lab, wire)) = joined("translated")? else {
+        return Ok(());
+    };
+    // Connects to an unprotected address and port, which the pod's namespace translates on their way out.
+    let rules = "add table ip t; add chain ip t o { type nat hook output priority -100; };
+        add rule ip t o ip daddr 10.9.8.8 tcp dport 9999 dnat to 10.9.8.7:5432;
+        add rule ip t o ip daddr 10.9.8.8 tcp dport 9998 dnat to 10.9.8.8:5432";
+    lab.netns().run_in(|| check(Command::new("nft").arg(rules)))??;
+    let servers =
+        ["10.9.8.7:5432", "10.9.8.8:5432"].map(|address| wire.server.run_in(|| TcpListener::bind(address)));
+    let [Ok(Ok(protected)), Ok(Ok(other))] = servers else {
+        anyhow::bail!("cannot listen")
+    };
+    let script = "
+def connects(port):
+    s = socket.socket(); s.settimeout(3)
+    return told(lambda: s.connect(('10.9.8.8', port)))
+say(connects(9998), connects(9999))";
+    let mut client = lab.talk("pods/a/main", script)?;
+    ensure!(client.hear()? == "None timed out");
+    other.accept()?;
+    protected.set_nonblocking(true)?;
+    ensure!(protected.accept().is_err());
+    ensure!(lab.counted("guard_dropped") + lab.counted("host_guard_dropped") > 0);
+    Ok(())
 }

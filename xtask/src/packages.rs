@@ -146,6 +146,12 @@ const NEEDS: &[Need] = &[
         found: || shell::which("ip").is_some(),
     },
     Need {
+        package: "nftables",
+        why: "translates addresses in the pods of the kernel tests",
+        purposes: &[Purpose::Test],
+        found: || shell::which("nft").is_some(),
+    },
+    Need {
         package: "postgresql",
         why: "the real server that the tests and the demo talk to",
         purposes: &[Purpose::Test],
