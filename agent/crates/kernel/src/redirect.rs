@@ -1,9 +1,9 @@
 //! The kernel programs and their maps: loading, taking over, steering, reading, removing.
 
-mod bpffs;
 mod entries;
 mod links;
 mod maps;
+mod mounts;
 mod told;
 
 use std::net::SocketAddr;
@@ -101,7 +101,7 @@ pub struct Redirect {
     options: Options,
     /// The cgroup of an agent before this one.
     agent_before: Option<CgroupId>,
-    bpffs: bpffs::BpfFs,
+    bpffs: mounts::BpfFs,
     traced_here: bool,
 }
 
@@ -117,8 +117,8 @@ impl Redirect {
     /// Puts the programs in force, or takes over those of an agent before: maps are kept, and the program behind each link is
     /// replaced in one step.
     pub fn load(options: Options) -> Result<Self, KernelError> {
-        let bpffs = bpffs::BpfFs::with(&options.pins)?;
-        let traced_here = links::mount_tracefs()?;
+        let bpffs = mounts::BpfFs::with(&options.pins)?;
+        let tracefs = mounts::TraceFs::mounted()?;
         let (mut ebpf, maps) = maps::load(&options)?;
         let told = told::Told::of(&mut ebpf);
         let mut this = Self {
@@ -128,7 +128,7 @@ impl Redirect {
             links: links::attach(ebpf, &options)?,
             options,
             bpffs,
-            traced_here,
+            traced_here: tracefs.mounted,
         };
         this.maps.set_config(&Config {
             agent_cgroup: this.options.agent_cgroup.0,
@@ -247,7 +247,7 @@ impl Redirect {
             self.options.pins.display()
         )))?;
         if self.traced_here {
-            let _ = nix::mount::umount("/sys/kernel/tracing");
+            mounts::TraceFs::unmount()?;
         }
         self.bpffs.leave()
     }

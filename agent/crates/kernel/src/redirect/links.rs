@@ -338,23 +338,6 @@ fn by_filter(guard: &mut SchedClassifier, interface: &str) -> Result<(), Program
     Ok(())
 }
 
-/// Mounts tracefs where it isn't, since attaching to a tracepoint asks it for the tracepoint's number. True if it was mounted.
-pub(super) fn mount_tracefs() -> Result<bool, KernelError> {
-    let place = Path::new("/sys/kernel/tracing");
-    if place.join("events").exists() || Path::new("/sys/kernel/debug/tracing/events").exists() {
-        return Ok(false);
-    }
-    nix::mount::mount(
-        Some("tracefs"),
-        place,
-        Some("tracefs"),
-        nix::mount::MsFlags::empty(),
-        None::<&str>,
-    )
-    .map_err(|error| KernelError::system("cannot mount tracefs on /sys/kernel/tracing")(error.into()))?;
-    Ok(true)
-}
-
 /// Where the fields stand that the tracepoints' programs read, by the names of their variables: as tracefs says, or as on kernels
 /// up to 6.18 where it can't be read.
 pub(super) fn tracepoint_offsets() -> [(&'static str, u32); 3] {

@@ -1,4 +1,4 @@
-//! The bpf file system that pins live on. When it goes, so does all that only a pin keeps, whoever's it is.
+//! File systems that are mounted where they aren't, and unmounted after. Other instances may use them by then.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ const MAGIC: i64 = 0xcafe_4a11;
 /// Where it is by custom, so that instances share it.
 const USUAL: &str = "/sys/fs/bpf";
 
-/// A directory for pins. While this lives, nobody else can unmount what it lies on.
+/// A directory for pins. While this lives, nobody else can unmount what it lies on: when a bpf file system goes, so does all that
+/// only a pin keeps, whoever's it is.
 #[derive(Debug)]
 pub(super) struct BpfFs {
     directory: File,
@@ -45,6 +46,49 @@ impl BpfFs {
             // While another instance has its directory open, this fails, and it stays.
             let _ = nix::mount::umount(&mounted);
         }
+        Ok(())
+    }
+}
+
+/// Where the tracepoints are described: attaching asks it for their numbers. While this lives, nobody else can unmount it.
+#[derive(Debug)]
+pub(super) struct TraceFs {
+    _directory: Option<File>,
+    /// True if it was mounted for this.
+    pub(super) mounted: bool,
+}
+
+const TRACING: &str = "/sys/kernel/tracing";
+
+impl TraceFs {
+    /// Mounts it where it isn't.
+    pub(super) fn mounted() -> Result<Self, KernelError> {
+        let _alone = alone()?;
+        let place = Path::new(TRACING);
+        let is_there = place.join("events").exists();
+        let mounted = !is_there && !Path::new("/sys/kernel/debug/tracing/events").exists();
+        if mounted {
+            nix::mount::mount(
+                Some("tracefs"),
+                place,
+                Some("tracefs"),
+                nix::mount::MsFlags::empty(),
+                None::<&str>,
+            )
+            .map_err(|error| {
+                KernelError::system(format!("cannot mount tracefs on {TRACING}"))(error.into())
+            })?;
+        }
+        Ok(Self {
+            _directory: File::open(place).ok(),
+            mounted,
+        })
+    }
+
+    /// Unmounts it, unless another instance is attaching.
+    pub(super) fn unmount() -> Result<(), KernelError> {
+        let _alone = alone()?;
+        let _ = nix::mount::umount(TRACING);
         Ok(())
     }
 }
