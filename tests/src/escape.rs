@@ -46,7 +46,9 @@ impl Invoker {
 
     /// Lets a command be called by this one, as sudo would.
     pub fn calls(self, command: &mut Command) {
-        command.env_remove("SUDO_UID").env_remove("SUDO_GID");
+        for name in ["SUDO_UID", "SUDO_GID", "PKEXEC_UID", "DOAS_USER"] {
+            command.env_remove(name);
+        }
         if self == Self::Sudo {
             command.env("SUDO_UID", "65534").env("SUDO_GID", "65534");
         }

@@ -228,6 +228,31 @@ fn it_runs_as_whoever_called_sudo() -> Result<()> {
 }
 
 #[test]
+fn it_runs_as_whoever_called_what_is_like_sudo() -> Result<()> {
+    let Some(place) = Place::new()? else {
+        return Ok(());
+    };
+    let nobody = nix::unistd::User::from_uid(65_534.into())?.context("nobody is missing")?;
+    let group = nobody.gid.to_string();
+    for (name, value) in [("PKEXEC_UID", "65534"), ("DOAS_USER", nobody.name.as_str())] {
+        let mut run = place.run(Invoker::Root, &[], &["sh", "-c", "id -u; id -g"])?;
+        let said = check(run.env(name, value))?.stdout;
+        ensure!(
+            String::from_utf8_lossy(&said) == format!("65534\n{group}\n"),
+            "{name}: {said:?}"
+        );
+    }
+    // A number that nobody has.
+    let mut run = place.run(Invoker::Root, &[], &["sh", "-c", "id -u; id -g; id -G"])?;
+    let said = check(run.env("PKEXEC_UID", "54321"))?.stdout;
+    ensure!(
+        String::from_utf8_lossy(&said) == "54321\n65534\n65534\n",
+        "{said:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn what_it_may_change() -> Result<()> {
     let Some(place) = Place::new()? else {
         return Ok(());

@@ -1,10 +1,11 @@
 //! A command on a terminal.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use bailiff_tests::Step::{Expect, Resize, Send};
-use bailiff_tests::{Escape, Invoker, on_terminal};
+use bailiff_tests::{Escape, Invoker, check, on_terminal};
 use serde_json::json;
 
 #[test]
@@ -128,6 +129,26 @@ fn it_is_a_job_of_the_shell_outside() -> Result<()> {
     ];
     let seen = on_terminal(&shell, escape.place(), &steps)?;
     ensure!(seen.status == 8, "{seen:?}");
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_it_may_not_change_is_told_of() -> Result<()> {
+    let Some(escape) = Escape::new()? else {
+        return Ok(());
+    };
+    let run = escape.lab.enforced.run(&["sh", "-c", "echo done"])?;
+    let elsewhere = on_terminal(&run, Path::new("/etc"), &[Expect("done")])?;
+    ensure!(
+        elsewhere.text.contains("can't change /etc; --writable"),
+        "{elsewhere:?}"
+    );
+    let here = on_terminal(&run, escape.place(), &[Expect("done")])?;
+    ensure!(here.text == "done\r\n", "{here:?}");
+    // Nobody is told who doesn't look at a terminal.
+    let mut run = escape.lab.enforced.run(&["true"])?;
+    let output = check(run.current_dir("/etc"))?;
+    ensure!(output.stderr.is_empty(), "{output:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `bailiff run`: a command in a sandbox, with policies in force on it.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ExitCode, ExitStatus};
@@ -124,6 +125,13 @@ fn enforced(args: &Args) -> Result<ExitCode> {
     })?;
     let outcome = (|| {
         let place = Workplace::new(&args.writable, &config, &record)?;
+        // For people: a program that reads standard error expects the command's words there.
+        if let (Some(here), true) = (place.only_to_read(), std::io::stderr().is_terminal()) {
+            eprintln!(
+                "bailiff: the command can't change {}; --writable DIR names directories that it may",
+                here.display()
+            );
+        }
         let sandbox = Sandbox::create(&instance.pods_cgroup(), &pod.name, instance.tag())?;
         let reach = Arc::clone(sandbox.reach());
         agent.on_targets(move |targets| reach.set(targets))?;

@@ -1,10 +1,13 @@
-//! Who called `bailiff run`: whoever called sudo, or root itself.
+//! Who called `bailiff run`: whoever called sudo or its like, or root itself.
 
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::process::Command;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+/// `nogroup`.
+const NO_GROUP: u32 = 65_534;
 
 /// The user as whom the command runs.
 #[derive(Debug, Clone)]
@@ -25,16 +28,29 @@ pub(super) enum Invoker {
 }
 
 impl Invoker {
-    /// Finds it from what sudo left in the environment.
+    /// Finds it from what sudo, run0, pkexec or doas left in the environment.
     pub(super) fn find() -> Self {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-        let (true, Some(uid), Some(gid)) =
-            (Uid::effective().is_root(), number("SUDO_UID"), number("SUDO_GID"))
+        if !Uid::effective().is_root() {
+            return Self::Same;
+        }
+        let text = |name: &str| std::env::var(name).ok();
+        let number = |name: &str| text(name)?.parse::<u32>().ok();
+        let by_name = || {
+            User::from_name(&text("DOAS_USER")?)
+                .ok()?
+                .map(|user| user.uid.as_raw())
+        };
+        let Some(uid) = number("SUDO_UID")
+            .or_else(|| number("PKEXEC_UID"))
+            .or_else(by_name)
         else {
             return Self::Same;
         };
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let uid = Uid::from_raw(uid);
         let user = User::from_uid(uid).ok().flatten().map(Box::new);
+        let own = user.as_ref().map(|user| user.gid.as_raw());
+        // Somebody without a group of their own gets nobody's, rather than root's.
+        let gid = Gid::from_raw(number("SUDO_GID").or(own).unwrap_or(NO_GROUP));
         let groups = user
             .as_ref()
             .and_then(|user| getgrouplist(&CString::new(user.name.as_str()).ok()?, gid).ok())

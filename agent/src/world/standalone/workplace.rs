@@ -44,7 +44,15 @@ impl Workplace {
             std::fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
         };
         let here = std::env::current_dir().context("the working directory is gone")?;
-        let mut kept = vec![real(config)?, std::env::current_exe()?];
+        let program = std::env::current_exe()?;
+        let mut kept = vec![real(config)?];
+        // What the next start would load into the kernel.
+        let object = std::env::var_os("BAILIFF_EBPF_OBJECT").map(PathBuf::from);
+        let objects = object
+            .into_iter()
+            .chain([program.with_file_name("bailiff-ebpf.o")]);
+        kept.extend(objects.filter_map(|object| std::fs::canonicalize(object).ok()));
+        kept.push(program);
         // Files of the configuration may be links to files elsewhere.
         for entry in std::fs::read_dir(config)?.flatten() {
             if let Ok(file) = std::fs::canonicalize(entry.path()) {
@@ -75,6 +83,13 @@ impl Workplace {
             kept,
             hidden,
         })
+    }
+
+    /// The working directory, where the command may not change it.
+    #[must_use]
+    pub fn only_to_read(&self) -> Option<&Path> {
+        let writable = self.writable.iter().any(|path| self.here.starts_with(path));
+        (!writable).then_some(&*self.here)
     }
 
     pub(super) fn view(&self) -> View {
