@@ -10,7 +10,11 @@ fn a_session_past_the_agent_ends_when_its_server_is_protected() -> Result<()> {
     }
     let server = Postgres::start_anywhere()?;
     let enforced = Enforced::with(&[
-        ("target.yaml", &target("192.0.2.7", "")),
+        // Another port of it, so that the sandbox has a route to the server.
+        (
+            "target.yaml",
+            &target(server.address(), "").replace(":5432", ":5433"),
+        ),
         ("policy.yaml", &policy(ALLOW_ALL)),
     ])?;
     let agent = enforced.start()?;
