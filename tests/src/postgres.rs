@@ -31,10 +31,15 @@ impl Postgres {
 
     /// Starts one on an address that is put on the loopback interface.
     pub fn start(address: &str) -> Result<Self> {
-        let binaries = std::fs::read_dir("/usr/lib/postgresql")
+        // The newest, by number; a folder may hold a client's programs alone.
+        let (_, binaries) = std::fs::read_dir("/usr/lib/postgresql")
             .context("PostgreSQL is missing: apt-get install postgresql")?
             .flatten()
-            .map(|entry| entry.path().join("bin"))
+            .filter_map(|entry| {
+                let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+                Some((version, entry.path().join("bin")))
+            })
+            .filter(|(_, bin)| bin.join("postgres").is_file())
             .max()
             .context("PostgreSQL is missing: apt-get install postgresql")?;
         let directory = tempfile::Builder::new().prefix("bailiff-pg-").tempdir()?;

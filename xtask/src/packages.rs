@@ -233,6 +233,8 @@ const NOT_INSTALLED: &str = "apt-get says above what stands in the way.";
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
+    // A new machine is often installing its updates just then.
+    command.args(["-o", "DPkg::Lock::Timeout=300"]);
     command
 }
 
@@ -273,14 +275,41 @@ fn has_libclang() -> bool {
                 .any(|file| {
                     let name = file.file_name();
                     let name = name.to_string_lossy();
-                    name == "libclang.so" || name.starts_with("libclang.so.") || name.starts_with("libclang-")
+                    is_libclang(&name)
                 })
         })
+}
+
+/// As the crate clang-sys looks for it. Debuggers and drivers bring clang's C++ library, which is another.
+fn is_libclang(name: &str) -> bool {
+    name == "libclang.so"
+        || name.starts_with("libclang.so.")
+        || name.starts_with("libclang-") && name.contains(".so") && !name.starts_with("libclang-cpp")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clangs_other_libraries_are_not_taken_for_the_one_that_reads_headers() {
+        for name in [
+            "libclang.so",
+            "libclang.so.1",
+            "libclang-19.so.19",
+            "libclang-14.so.14.0.6",
+        ] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in [
+            "libclang-cpp.so.22.1",
+            "libclang-cpp19.so",
+            "libclangAST.a",
+            "libclang-19.a",
+        ] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
 
     #[test]
     fn each_package_is_listed_once_and_each_purpose_needs_something() {
