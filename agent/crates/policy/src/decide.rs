@@ -45,7 +45,6 @@ pub struct Ruling {
     mask_plan: Option<Arc<MaskPlan>>,
     moves_search_path: bool,
     lasting: Lasting,
-    generation: u64,
 }
 
 impl Ruling {
@@ -138,14 +137,7 @@ impl Ruling {
             mask_plan: None,
             moves_search_path: false,
             lasting: Lasting::default(),
-            generation: self.generation,
         }))
-    }
-
-    /// The load of policies that it rests on.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
     }
 }
 
@@ -371,7 +363,6 @@ impl ChainPolicy {
             mask_plan,
             moves_search_path,
             lasting,
-            generation: self.generation,
         }
     }
 

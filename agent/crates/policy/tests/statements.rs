@@ -128,3 +128,52 @@ fn mutated_statements_never_panic_the_classifier() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn what_outlives_its_answer_is_told() -> Result<()> {
+    // Whether it may leave a cursor, a prepared statement, beyond the transaction; whether it runs what another one left.
+    let code = (true, true, true, false);
+    let draws = (false, false, false, true);
+    for (sql, expected) in [
+        ("select upper('x') from t", (false, false, false, false)),
+        ("select pg_sleep(1), now()", (false, false, false, false)),
+        ("insert into t values (1)", (false, false, false, false)),
+        ("declare c cursor for select 1", (true, false, false, false)),
+        (
+            "declare c insensitive no scroll cursor without hold for select 1",
+            (true, false, false, false),
+        ),
+        (
+            "declare c binary scroll cursor with hold for select 1",
+            (true, false, true, false),
+        ),
+        ("prepare q as select 1", (false, true, true, false)),
+        (
+            "select 1; prepare q as select 1; declare c cursor for select 1",
+            (true, true, true, false),
+        ),
+        ("fetch c", draws),
+        ("move forward 3 in c", draws),
+        ("select 1; fetch all from c", draws),
+        ("execute q", (true, true, true, true)),
+        ("create table t as execute q", (true, true, true, true)),
+        ("explain analyze execute q", (true, true, true, true)),
+        ("explain execute q", (true, true, true, true)),
+        ("close c; deallocate q", (false, false, false, false)),
+        ("do 'begin end'", code),
+        ("call p()", code),
+        ("select opened()", code),
+        ("select 1 operator(mine.+) 2", code),
+        ("select (select opened() from t)", code),
+    ] {
+        let found = classify(sql, &Settings::default())?.lasting();
+        let found = (
+            found.cursor,
+            found.prepared,
+            found.beyond_transaction,
+            found.draws,
+        );
+        ensure!(found == expected, "{sql}: {found:?}");
+    }
+    Ok(())
+}
