@@ -149,6 +149,30 @@ fn a_client_that_does_not_read_is_not_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// Where the operator chose that databases are reached without an agent rather than not at all, that holds for one that ends, too.
+#[test]
+fn new_connections_go_past_an_agent_that_drains_where_the_target_fails_open() -> Result<()> {
+    let Some(lab) = Lab::new(ALLOW_ALL, "  failureMode: Open\n")? else {
+        return Ok(());
+    };
+    let lab = lab.options(&["--limit", "drain=1h"]);
+    let agent = lab.start()?;
+    let mut open = lab.session(&agent)?;
+    open.ask("begin")?;
+    agent.terminate()?;
+    agent.wait_for("a session past the agent", || {
+        // One that was accepted just before ends.
+        let served = lab.session(&agent).and_then(|mut past| past.value("select 7"));
+        Ok(served.is_ok() && agent.metric("bailiff_kernel_events_total{event=\"direct\"}")? > 0)
+    })?;
+    ensure!(open.value("select 8")? == "8");
+    agent.terminate()?;
+    ends_with_farewell(&mut open)?;
+    let (status, log) = agent.wait()?;
+    ensure!(status.code() == Some(143), "{status:?} {log}");
+    Ok(())
+}
+
 #[test]
 fn a_second_sigterm_cuts_the_grace_short() -> Result<()> {
     let Some(lab) = Lab::new(ALLOW_ALL, "")? else {
