@@ -236,6 +236,30 @@ fn a_bad_configuration_is_refused_with_its_place_and_mend() -> Result<()> {
 }
 
 #[test]
+fn an_agent_that_cannot_start_leaves_nothing() -> Result<()> {
+    let Some(lab) = Lab::new(RULES, "")? else {
+        return Ok(());
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let admin = taken.local_addr()?.to_string();
+    // The kernel side stands by the time at which this is found out.
+    let child = lab
+        .enforced
+        .run_with(&["--admin", &admin], &["true"])?
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let pins = format!("/sys/fs/bpf/bailiff-{:x}", child.id());
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(125) && said.contains("choose another with --admin"),
+        "{said}"
+    );
+    ensure!(!std::path::Path::new(&pins).exists(), "{pins} is left");
+    Ok(())
+}
+
+#[test]
 fn the_command_has_no_privilege_and_its_status_is_passed_on() -> Result<()> {
     let Some(lab) = Lab::new(RULES, "")? else {
         return Ok(());

@@ -81,6 +81,8 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         let _ = cgroup::join(&self.before, 0);
+        // There are none any more, unless the agent couldn't start or stop as it should.
+        let _ = fs::remove_dir_all(self.pins());
         let _ = cgroup::end(&self.root);
     }
 }
