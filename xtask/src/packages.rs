@@ -1,7 +1,9 @@
 //! What the commands need from the machine, under the names of Debian 12 and 13.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -211,6 +213,7 @@ fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
 
 fn install(packages: &[&str]) -> Result<()> {
     shell::heading("Installing packages");
+    wait_for_lists();
     shell::run(
         apt().arg("update").args(["-q"]),
         "The package lists could not be fetched: check the network and /etc/apt/sources.list.",
@@ -233,9 +236,38 @@ const NOT_INSTALLED: &str = "apt-get says above what stands in the way.";
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
-    // A new machine is often installing its updates just then.
+    // A new machine is often installing its updates just then. It covers dpkg's lock alone: see wait_for_lists.
     command.args(["-o", "DPkg::Lock::Timeout=300"]);
     command
+}
+
+/// Waits while another apt-get fetches the package lists, for at most as long as apt-get itself waits for dpkg's lock.
+fn wait_for_lists() {
+    let until = Instant::now() + Duration::from_secs(300);
+    let mut told = false;
+    while is_locked(Path::new("/var/lib/apt/lists/lock")) && Instant::now() < until {
+        if !std::mem::replace(&mut told, true) {
+            println!("waiting for another program that fetches package lists");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// True if a process holds a lock on this file.
+fn is_locked(file: &Path) -> bool {
+    let (Ok(metadata), Ok(locks)) = (std::fs::metadata(file), std::fs::read_to_string("/proc/locks")) else {
+        return false;
+    };
+    holds(&locks, metadata.ino())
+}
+
+/// Whether a line of /proc/locks, such as `1: POSIX  ADVISORY  WRITE 123 fe:00:456 0 EOF`, names this inode.
+fn holds(locks: &str, inode: u64) -> bool {
+    let end = format!(":{inode}");
+    locks
+        .lines()
+        .filter(|line| !line.contains("->"))
+        .any(|line| line.split_whitespace().any(|word| word.ends_with(&end)))
 }
 
 fn has_python_module(name: &str) -> bool {
@@ -309,6 +341,18 @@ mod tests {
         ] {
             assert!(!is_libclang(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_lock_is_found_by_its_file() {
+        let locks =
+            "1: POSIX  ADVISORY  WRITE 1 fe:00:456 0 EOF\n1: -> POSIX  ADVISORY  WRITE 2 fe:00:7 0 EOF\n";
+        assert!(holds(locks, 456));
+        assert!(!holds(locks, 56) && !holds(locks, 7) && !holds("", 456));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!is_locked(file.path()));
+        file.as_file().lock().unwrap();
+        assert!(is_locked(file.path()));
     }
 
     #[test]
