@@ -27,7 +27,7 @@ const PASS: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 pub(crate) const TCP: u32 = 6;
-pub(crate) const SOCK_STREAM: u32 = 1;
+const SOCK_STREAM: u32 = 1;
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
 /// The loopback is every namespace's first device.
@@ -125,20 +125,17 @@ fn try_connect(ctx: &SockAddrContext, family: Family) -> Result<(), Counter> {
     }
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let failed = if !agent_answers(ctx, config, family, &destination, enrolment.port) {
-        Some(Counter::RefusedAgent)
-    } else if !reserve(cookie, note.creator_tgid != 0) {
-        Some(Counter::RefusedFull)
-    } else {
-        None
-    };
-    if let Some(counter) = failed {
+    if !agent_answers(ctx, config, family, &destination, enrolment.port) {
         if target.open == 0 {
-            return Err(counter);
+            return Err(Counter::RefusedAgent);
         }
         count(Counter::Direct);
         note.state = NOTE_DIRECT;
         return Ok(());
+    }
+    // Whatever the failure mode: it is for an agent that doesn't answer, and a pod can fill the map by itself.
+    if !reserve(cookie, note.creator_tgid != 0) {
+        return Err(Counter::RefusedFull);
     }
     describe(note, cookie, pod_cgroup, cgroup, &destination, port, &enrolment);
     divert(ctx, family, &destination, enrolment.port);

@@ -14,9 +14,9 @@ use aya_ebpf::macros::{cgroup_skb, classifier};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use bailiff_common::{Config, Counter, EXEMPT, MAX_CGROUP_LEVELS, NOTE_DIRECT};
 
-use crate::connect::{SOCK_STREAM, TCP, note};
+use crate::connect::{TCP, note};
 use crate::maps::{ADDRESSES, ENROLMENTS, config, count, is_agents, maybe_protected, protected};
-use crate::packet::{Packet, Reach, Start, UDP, parse};
+use crate::packet::{Packet, Reach, Start, UDP, load, parse};
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
@@ -26,6 +26,9 @@ const SHOT: i32 = 2;
 const ROOT_CGROUP: u64 = 1;
 /// How much of a packet is made readable in one piece: more than the longest headers that are followed.
 const HEADERS: u32 = 512;
+
+/// The first byte of an IPv4 header without options.
+const PLAIN_V4: u8 = 0x45;
 
 /// In host order, as they stand in a packet's `protocol`.
 const IPV4: u16 = 0x0800;
@@ -37,11 +40,11 @@ const RARP: u16 = 0x8035;
 pub(crate) fn bailiff_egress(ctx: SkBuffContext) -> i32 {
     let Some(config) = config() else { return PASS };
     let skb = ctx.skb.skb;
-    if is_stream_elsewhere(config, skb) {
-        return PASS;
-    }
     // SAFETY: the context is valid for the call.
     let kind = u16::from_be(unsafe { (*skb).protocol } as u16);
+    if is_tcp_elsewhere(config, ctx.as_ptr(), kind == IPV6) {
+        return PASS;
+    }
     let packet = parse(ctx.as_ptr(), Start::Data, kind == IPV6);
     if !hits(config, &packet) || is_trusted(config, skb) || is_direct(skb) {
         return PASS;
@@ -50,21 +53,29 @@ pub(crate) fn bailiff_egress(ctx: SkBuffContext) -> i32 {
     DROP
 }
 
-/// Whether the packet is of a TCP connection to a port that no target has: most packets are, and what they hold needn't be read.
+/// Whether the packet is plain TCP to a port that no target has. Most packets are, and one look tells.
 #[inline(always)]
-fn is_stream_elsewhere(config: &Config, skb: *mut __sk_buff) -> bool {
-    // SAFETY: the context is valid for the call; the helper checks the socket.
-    unsafe {
-        let sk = (*skb).__bindgen_anon_2.sk;
-        if sk.is_null() {
+fn is_tcp_elsewhere(config: &Config, skb: *mut c_void, is_v6: bool) -> bool {
+    // By what the packet says and not by what its socket knows: the pod's own NAT may have come between.
+    let port = if is_v6 {
+        let mut head = [0u8; 44];
+        if !load(skb, Start::Data, 0, &mut head) || head[6] != TCP as u8 {
             return false;
         }
-        let full = bpf_sk_fullsock(sk);
-        !full.is_null()
-            && (*full).protocol == TCP
-            && (*full).type_ == SOCK_STREAM
-            && !maybe_protected(config, u16::from_be((*full).dst_port))
-    }
+        [head[42], head[43]]
+    } else {
+        let mut head = [0u8; 24];
+        if !load(skb, Start::Data, 0, &mut head)
+            || head[0] != PLAIN_V4
+            || head[9] != TCP as u8
+            || head[6] & 0x3f != 0
+            || head[7] != 0
+        {
+            return false;
+        }
+        [head[22], head[23]]
+    };
+    !maybe_protected(config, u16::from_be_bytes(port))
 }
 
 #[classifier]

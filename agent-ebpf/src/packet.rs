@@ -69,7 +69,7 @@ pub(crate) fn parse(skb: *mut c_void, start: Start, is_v6: bool) -> Packet {
 }
 
 #[inline(always)]
-fn load<const N: usize>(skb: *mut c_void, start: Start, at: u32, into: &mut [u8; N]) -> bool {
+pub(crate) fn load<const N: usize>(skb: *mut c_void, start: Start, at: u32, into: &mut [u8; N]) -> bool {
     let into = into.as_mut_ptr().cast();
     // SAFETY: the helpers check the bounds of the packet; the buffer is as long as it is said to be.
     unsafe {

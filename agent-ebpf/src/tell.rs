@@ -53,10 +53,7 @@ pub(crate) fn refused(ctx: &SockAddrContext, why: Counter, to: &Address, port: u
         ),
         Counter::RefusedFull => warn!(
             ctx,
-            "refused process {} to {:i} port {}: too many connections, and failureMode is Closed",
-            pid,
-            to,
-            port
+            "refused process {} to {:i} port {}: too many connections are open on this node", pid, to, port
         ),
         _ => warn!(ctx, "refused process {} to {:i} port {}", pid, to, port),
     }

@@ -210,7 +210,7 @@ pub enum Counter {
     RefusedAgent = 3,
     /// Refused: a direct dial of the agent's listener.
     RefusedListener = 4,
-    /// Refused: the map of origins is full and the target's failure mode is Closed.
+    /// Refused: the map of origins is full.
     RefusedFull = 5,
     /// Refused: a socket that is bound to a device by who can't undo it; or something failed that never should.
     RefusedError = 6,
