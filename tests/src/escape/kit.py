@@ -509,7 +509,14 @@ def vm(which, pid, address):
 
 def in_sight():
     """The programs of all processes that can be seen."""
-    return ",".join(sorted(open(f"/proc/{pid}/comm").read().strip() for pid in os.listdir("/proc") if pid.isdigit()))
+    programs = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            programs.append(open(f"/proc/{pid}/comm").read().strip())
+        except (FileNotFoundError, ProcessLookupError):
+            # Ended since, as processes of a busy machine do.
+            pass
+    return ",".join(sorted(programs))
 
 
 def add_key():
