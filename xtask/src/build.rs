@@ -13,9 +13,9 @@ use crate::{ebpf, shell};
 ///   debian   apt-get install rustc-web cargo-web rust-web-src
 ///   rustup   rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src
 ///
-/// plus `cargo install bpf-linker@0.10.3 --locked`. As root on Debian all of it is installed
-/// when missing. The agent alone builds without any of this (--no-ebpf); it then looks for the
-/// object when it runs, and says so if there is none.
+/// plus `cargo install bpf-linker@0.10.3 --locked`. What is missing is installed: as root Debian's
+/// packages, and where they can't be had, rustup's nightly. The agent alone builds without any of
+/// this (--no-ebpf); it then looks for the object when it runs, and says so if there is none.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
