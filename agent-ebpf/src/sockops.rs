@@ -7,7 +7,7 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use bailiff_common::{Counter, NOTE_DIVERTED, OriginKey};
 
-use crate::address::{mapped, read_words};
+use crate::address::{is_loopback, mapped, read_words};
 use crate::connect::note;
 use crate::maps::{ORIGINS, count};
 
@@ -100,19 +100,13 @@ fn goes_to_loopback(ctx: &SockOpsContext) -> bool {
 #[inline(never)]
 fn loopback_v4(ops: *mut bpf_sock_ops) -> bool {
     // SAFETY: the context is valid for the call.
-    unsafe { (*ops).remote_ip4 & 0xff == 127 }
+    is_loopback(&mapped(unsafe { (*ops).remote_ip4 }))
 }
 
 #[inline(never)]
 fn loopback_v6(ops: *mut bpf_sock_ops) -> bool {
     // SAFETY: as above.
-    unsafe {
-        let word = |place: *const u32| core::ptr::read_volatile(place);
-        let remote = &raw const (*ops).remote_ip6;
-        let (a, b) = (word(&raw const (*remote)[0]), word(&raw const (*remote)[1]));
-        let (c, d) = (word(&raw const (*remote)[2]), word(&raw const (*remote)[3]));
-        a == 0 && b == 0 && (c == 0 && d == 1_u32.to_be() || c == 0xffff_u32.to_be() && d & 0xff == 127)
-    }
+    is_loopback(&unsafe { read_words(&raw const (*ops).remote_ip6) })
 }
 
 #[inline(always)]

@@ -212,6 +212,13 @@ def told(call):
 
     /// A command in the pod's namespace and a cgroup such as `pods/a/main`.
     pub fn spawn(&self, cgroup: &str, command: &mut Command) -> Result<Child> {
+        let mut entered = self.entering(cgroup, command);
+        Ok(self.netns.run_in(|| entered.spawn())??)
+    }
+
+    /// A command in a cgroup of the lab, in whatever namespace it is spawned.
+    #[must_use]
+    pub fn entering(&self, cgroup: &str, command: &Command) -> Command {
         let mut entered = Command::new("sh");
         entered
             .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
@@ -220,7 +227,7 @@ def told(call):
             .args(command.get_args())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        Ok(self.netns.run_in(|| entered.spawn())??)
+        entered
     }
 
     /// Python in the pod, with `dial` and `told`; it prints what it saw.

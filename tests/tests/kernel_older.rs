@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_kernel::TargetEntry;
@@ -118,13 +118,9 @@ fn in_the_nodes_namespace_only_the_pods_own_are_destroyed() -> Result<()> {
     let port = server.local_addr()?.port();
     let hold = |cgroup: &str| {
         let script = KernelLab::TOLD.to_owned() + HOLDER;
-        let child = Command::new("sh")
-            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
-            .arg(lab.root().join(cgroup).join("cgroup.procs"))
-            .args(["python3", "-c", &script, "127.77.0.9", &port.to_string(), "0"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut client = Command::new("python3");
+        client.args(["-c", &script, "127.77.0.9", &port.to_string(), "0"]);
+        let child = lab.entering(cgroup, &client).spawn()?;
         Holder::of(child)
     };
     let (of_the_pod, of_others) = (hold("pods/a/main")?, hold("pods/stranger")?);

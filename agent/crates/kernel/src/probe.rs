@@ -9,19 +9,8 @@ use aya::EbpfLoader;
 use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_programs};
 use aya::sys::is_program_supported;
 
+use crate::redirect::PROGRAMS;
 use crate::{KernelError, object, sys};
-
-/// The hooks below the pods' cgroup, with the numbers of `enum bpf_attach_type`.
-const HOOKS: [(&str, u32); 8] = [
-    ("egress", 1),
-    ("sock_create", 2),
-    ("sock_ops", 3),
-    ("connect4", 10),
-    ("connect6", 11),
-    ("getpeername4", 29),
-    ("getpeername6", 30),
-    ("sock_release", 34),
-];
 
 /// Cgroups that are looked at; a node of 250 pods has some 1,500.
 const MOST_CGROUPS: usize = 8192;
@@ -114,7 +103,7 @@ pub fn attached(root: &Path) -> Result<Vec<Attached>, KernelError> {
         let Ok(directory) = File::open(&cgroup) else {
             continue;
         };
-        for (hook, number) in HOOKS {
+        for (_, hook, number) in PROGRAMS {
             let ids = match sys::programs_on(directory.as_fd(), number) {
                 Ok(ids) => ids,
                 Err(_) if cgroup != root => continue,

@@ -15,6 +15,7 @@ use bailiff_model::{CgroupId, FailureMode, NetnsCookie, OriginalDst, ProcessId};
 use crate::{KernelError, Sweep};
 
 pub use entries::TargetEntry;
+pub(crate) use links::PROGRAMS;
 pub use maps::{Heartbeat, Origins};
 
 /// How the kernel side is set up.

@@ -17,16 +17,17 @@ use aya::programs::{
 use super::{GuardBy, Options};
 use crate::{KernelError, sys};
 
-/// Programs on the pods' cgroup, with their hooks by `enum bpf_attach_type`.
-const PROGRAMS: [(&str, u32); 8] = [
-    ("bailiff_sock_create", 2),
-    ("bailiff_sock_release", 34),
-    ("bailiff_sockops", 3),
-    ("bailiff_getpeername4", 29),
-    ("bailiff_getpeername6", 30),
-    ("bailiff_egress", 1),
-    ("bailiff_connect4", 10),
-    ("bailiff_connect6", 11),
+/// Programs on the pods' cgroup: each one's name, its hook, and the hook's number in `enum bpf_attach_type`. In the order in
+/// which they are attached: connects last, when all that they rest on is there.
+pub(crate) const PROGRAMS: [(&str, &str, u32); 8] = [
+    ("bailiff_sock_create", "sock_create", 2),
+    ("bailiff_sock_release", "sock_release", 34),
+    ("bailiff_sockops", "sock_ops", 3),
+    ("bailiff_getpeername4", "getpeername4", 29),
+    ("bailiff_getpeername6", "getpeername6", 30),
+    ("bailiff_egress", "egress", 1),
+    ("bailiff_connect4", "connect4", 10),
+    ("bailiff_connect6", "connect6", 11),
 ];
 
 const TRACEPOINTS: [(&str, &str, &str); 3] = [
@@ -96,7 +97,7 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
             .map_err(KernelError::bpf(format!("cannot pin {}", path.display())))?;
     }
     let mut attached = Vec::new();
-    for (name, hook) in PROGRAMS {
+    for (name, _, hook) in PROGRAMS {
         let path = directory.join(name);
         let program =
             program(&mut ebpf, name).map_err(KernelError::bpf(format!("there is no program {name}")))?;
