@@ -42,7 +42,10 @@ impl Columns {
                 action.map(|action| match action {
                     // A placeholder is no number or date: where the type isn't a text, null is what stays valid.
                     MaskAction::Redact if TEXT_TYPES.contains(&field.type_oid) => Replacement::Placeholder,
-                    MaskAction::Redact | MaskAction::Null => Replacement::Null,
+                    // Until their codecs are there, what is stricter.
+                    MaskAction::KeepLast(_) | MaskAction::Hash(_) | MaskAction::Redact | MaskAction::Null => {
+                        Replacement::Null
+                    }
                 })
             })
             .collect();

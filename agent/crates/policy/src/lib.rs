@@ -18,6 +18,6 @@ pub use classify::{Classified, Lasting, Settings, Unclassified, classify};
 pub use compiled::{Endpoint, PolicySet, Target};
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use load::{LoadErrors, Problem};
-pub use mask::{MaskAction, MaskPlan, Unresolved};
+pub use mask::{HashKey, MaskAction, MaskPlan, Unresolved};
 pub use parser::{ParserPool, Submitted};
 pub use permit::{DialPermit, Permit};

@@ -3,6 +3,8 @@
 //! Without the server's catalog the plan rests on names, and on the stricter answer wherever names don't tell: a masked column
 //! may only be a plain entry of the select list of one plain SELECT. See `ARCHITECTURE.md`, "Masks".
 
+mod action;
+
 use std::sync::Arc;
 
 use bailiff_model::{EffectSet, RelationRef, SqlEffect};
@@ -10,14 +12,7 @@ use bailiff_model::{EffectSet, RelationRef, SqlEffect};
 use crate::classify::{Classified, Output, Shape, any_relation, is_catalog};
 use crate::glob::Glob;
 
-/// What is done to a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
-pub enum MaskAction {
-    /// A placeholder stands in its place.
-    Redact,
-    /// Null stands in its place.
-    Null,
-}
+pub use action::{HashKey, MaskAction};
 
 /// A column that is masked.
 #[derive(Debug, Clone, PartialEq, Eq)]

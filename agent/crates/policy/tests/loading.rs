@@ -258,3 +258,28 @@ fn a_file_that_is_too_long_is_refused_unread() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn what_is_done_to_values_can_be_done() -> Result<()> {
+    let with = |action: &str| format!("  targets: [db]\n  masks:\n  - columns: [a.b.c]\n    with: {action}");
+    let key = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for works in [
+        "Redact",
+        "Null",
+        "\"Null\"",
+        "{KeepLast: 4}",
+        &format!("{{Hash: {{keyFile: {key}}}}}"),
+    ] {
+        let found = problems(&[("t.yaml", TARGET), ("p.yaml", &policy(&with(works)))]);
+        ensure!(found.is_empty(), "{works}: {found:?}");
+    }
+    in_policy(&with("{KeepLast: 0}"), "p.yaml:9: KeepLast: 0 keeps nothing")?;
+    in_policy(&with("{KeepLast: 17}"), "p.yaml:9: KeepLast: 17 keeps too much")?;
+    in_policy(&with("{Hash: {keyFile: key}}"), "\"key\" is no whole path")?;
+    in_policy(
+        &with("{Hash: {keyFile: /nowhere/key}}"),
+        "p.yaml:9: Hash can't be done: keyFile",
+    )?;
+    in_policy(&with("{Hash: {keyFile: /}}"), "is no file")?;
+    in_policy(&with("Blur"), "Blur")
+}

@@ -1,5 +1,6 @@
 //! From what is written to what is used. A control that can't fire is refused.
 
+mod action;
 mod policy;
 mod rule;
 mod target;
@@ -81,6 +82,7 @@ pub(super) fn compile(documents: &[(String, Document)], problems: &mut Vec<Probl
     PolicySet::new(targets, policies)
 }
 
+/// Names stand in metrics, records and messages: as in Kubernetes, lower case letters, digits, `-` and `.`.
 fn check_name(name: &Spanned<String>, report: &mut Report<'_>) {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     let ends =

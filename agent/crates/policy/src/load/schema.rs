@@ -8,8 +8,6 @@ use bailiff_model::{
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use crate::mask::MaskAction;
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Head {
@@ -109,7 +107,22 @@ pub(super) struct RuleSpec {
 pub(super) struct MaskSpec {
     pub(super) columns: Spanned<Vec<Spanned<String>>>,
     #[serde(rename = "with")]
-    pub(super) action: MaskAction,
+    pub(super) action: Spanned<ActionSpec>,
+}
+
+/// How a [`MaskAction`](crate::MaskAction) is written: `Redact`, `"Null"`, `{KeepLast: 4}` or `{Hash: {keyFile: /path}}`.
+#[derive(Debug, Deserialize)]
+pub(super) enum ActionSpec {
+    KeepLast(u8),
+    Hash(HashSpec),
+    Redact,
+    Null,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HashSpec {
+    pub(super) key_file: String,
 }
 
 fn deny() -> Effect {

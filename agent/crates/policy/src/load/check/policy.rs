@@ -6,6 +6,7 @@ use bailiff_model::TargetName;
 use serde_saphyr::Spanned;
 
 use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
+use super::action::compile_action;
 use super::rule::{check_reach, compile_rule};
 use super::{Report, check_name};
 use crate::compiled::{Policy, Rule, Subject, Target};
@@ -148,7 +149,6 @@ fn compile_subject(spec: &SubjectSpec) -> Subject {
     }
 }
 
-/// Names stand in metrics, records and messages: as in Kubernetes, lower case letters, digits, `-` and `.`.
 fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<(MaskedColumn, u64)> {
     if spec.columns.value.is_empty() {
         report.add(
@@ -157,6 +157,9 @@ fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<(
             "list columns as schema.table.column",
         );
     }
+    let Some(action) = compile_action(&spec.action, report) else {
+        return Vec::new();
+    };
     let mut columns = Vec::new();
     for written in &spec.columns.value {
         let parts: Vec<&str> = written.value.split('.').collect();
@@ -166,7 +169,7 @@ fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<(
                     schema: (*schema).to_owned(),
                     table: (*table).to_owned(),
                     column: (*column).to_owned(),
-                    action: spec.action,
+                    action,
                     policy: Arc::from(policy),
                 };
                 columns.push((column, written.referenced.line()));
