@@ -114,7 +114,7 @@ impl Lines {
         let statement = operation
             .text
             .as_ref()
-            .and_then(|text| recordable(text, decision.recording));
+            .and_then(|text| recordable(text, decision.recording.level()));
         if let Some(statement) = statement {
             out.extend_from_slice(b",\"query_info\":{\"query_string\":");
             text(out, &statement);

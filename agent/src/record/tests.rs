@@ -92,7 +92,7 @@ fn operation(number: u64, verdict: Effect) -> Event {
             },
             observed: None,
             effects: EffectSet::EMPTY.with(SqlEffect::Read),
-            recording: RecordingLevel::Statement,
+            recording: bailiff_model::Recording::default(),
         }),
         rows: 1,
         masked: 1,

@@ -6,10 +6,12 @@ mod address;
 mod chain;
 mod id;
 mod operation;
+mod recording;
 mod verdict;
 
 pub use address::{ClientAddr, ListenerAddr, OriginalDst};
 pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
 pub use operation::{EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement};
-pub use verdict::{Decision, Effect, FailureMode, Mode, Reason, RecordingLevel, SourceAddress, WhenFull};
+pub use recording::{Recording, RecordingLevel};
+pub use verdict::{Decision, Effect, FailureMode, Mode, Reason, SourceAddress, WhenFull};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::EffectSet;
+use crate::{EffectSet, Recording};
 
 /// What a rule says. The order is the algebra: the strictest is the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,16 +70,6 @@ pub enum WhenFull {
     Drop,
 }
 
-/// How much of an operation is recorded. The order is the algebra: the strictest records most and is the greatest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum RecordingLevel {
-    /// Who, when and what kind; no statement text.
-    Metadata,
-    /// The statement's text too.
-    #[default]
-    Statement,
-}
-
 /// Why a verdict is what it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
@@ -105,7 +95,7 @@ pub struct Decision {
     /// What the operation does.
     pub effects: EffectSet,
     /// How much of it is recorded.
-    pub recording: RecordingLevel,
+    pub recording: Recording,
 }
 
 impl fmt::Display for Reason {
@@ -129,6 +119,5 @@ mod tests {
             Effect::Allow.min(Effect::RequireApproval),
             Effect::RequireApproval
         );
-        assert!(RecordingLevel::Statement > RecordingLevel::Metadata);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bailiff_model::{
-    Effect, EffectSet, FailureMode, Hop, HopKind, Mode, OriginalDst, PodInfo, Protocol, RecordingLevel,
+    Effect, EffectSet, FailureMode, Hop, HopKind, Mode, OriginalDst, PodInfo, Protocol, Recording,
     SourceAddress, TargetName, WhenFull,
 };
 
@@ -111,6 +111,8 @@ pub(crate) struct Rule {
     pub(crate) functions: Option<Vec<(Glob, Glob)>>,
     pub(crate) action: Effect,
     pub(crate) message: Option<Arc<str>>,
+    /// What is recorded of statements that it touches, beside what the policy says.
+    pub(crate) recording: Option<Recording>,
 }
 
 /// One policy.
@@ -123,7 +125,7 @@ pub(crate) struct Policy {
     pub(crate) subjects: Vec<Subject>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) masks: Vec<MaskedColumn>,
-    pub(crate) recording: RecordingLevel,
+    pub(crate) recording: Recording,
 }
 
 impl Policy {

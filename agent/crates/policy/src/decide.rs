@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, RecordingLevel, SqlEffect, Statement};
+use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, Recording, SqlEffect, Statement};
 
 use crate::algebra::{Judged, strictest};
 use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
@@ -105,9 +105,9 @@ impl Ruling {
             .is_some_and(|plan| plan.hides_error_text())
     }
 
-    /// How much of it is recorded.
+    /// What is recorded of it.
     #[must_use]
-    pub fn recording(&self) -> RecordingLevel {
+    pub fn recording(&self) -> Recording {
         self.decision.recording
     }
 
@@ -149,7 +149,7 @@ pub struct ChainPolicy {
     /// For each hop, from the origin to the caller.
     hops: Vec<Vec<(Arc<Policy>, About)>>,
     masked: Vec<MaskedColumn>,
-    recording: RecordingLevel,
+    recording: Recording,
 }
 
 impl PolicySet {
@@ -178,7 +178,10 @@ impl PolicySet {
             (&a.schema, &a.table, &a.column, a.action).cmp(&(&b.schema, &b.table, &b.column, b.action))
         });
         masked.dedup();
-        let recording = all().map(|policy| policy.recording).max().unwrap_or_default();
+        let recording = all()
+            .map(|policy| policy.recording)
+            .reduce(Recording::join)
+            .unwrap_or_default();
         ChainPolicy {
             target: Arc::clone(target),
             generation: self.generation,
@@ -296,6 +299,12 @@ impl ChainPolicy {
                 PathMove::Anywhere => true,
             },
             classified.lasting(),
+            self.recording_of(|rule| {
+                classified
+                    .statements()
+                    .iter()
+                    .any(|statement| rule.touches(statement))
+            }),
         ))
     }
 
@@ -323,9 +332,30 @@ impl ChainPolicy {
             (judged.because.rule.is_some() && judged.effect != Effect::Allow).then_some(judged)
         });
         let judged = strictest(std::iter::once(strict.clone()).chain(forbidden)).unwrap_or(strict);
-        Arc::new(self.ruling(judged, None, statement.effects, None, true, Lasting::ANYTHING))
+        Arc::new(self.ruling(
+            judged,
+            None,
+            statement.effects,
+            None,
+            true,
+            Lasting::ANYTHING,
+            // It may be what any rule wants more of.
+            self.recording_of(|_| true),
+        ))
     }
 
+    /// What is recorded of an operation: what any policy asks for, and any rule that it touches.
+    fn recording_of(&self, touched: impl Fn(&Rule) -> bool) -> Recording {
+        let rules = self.hops.iter().flatten().flat_map(|(policy, _)| {
+            let enforced = policy.mode == Mode::Enforce;
+            policy.rules.iter().filter(move |_| enforced)
+        });
+        rules
+            .filter_map(|rule| rule.recording.filter(|_| touched(rule)))
+            .fold(self.recording, Recording::join)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a part of what a ruling says")]
     fn ruling(
         &self,
         judged: Judged<Reason>,
@@ -334,6 +364,7 @@ impl ChainPolicy {
         mask_plan: Option<Arc<MaskPlan>>,
         moves_search_path: bool,
         lasting: Lasting,
+        recording: Recording,
     ) -> Ruling {
         let Judged {
             effect,
@@ -358,7 +389,7 @@ impl ChainPolicy {
                 reason,
                 observed: observed.map(|watched| (watched.effect, watched.because)),
                 effects,
-                recording: self.recording,
+                recording,
             }),
             mask_plan,
             moves_search_path,

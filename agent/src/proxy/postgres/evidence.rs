@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bailiff_model::{
-    Chain, Decision, Effect, EffectSet, OriginalDst, Protocol, RecordingLevel, SessionId, SqlEffect, WhenFull,
+    Chain, Decision, Effect, EffectSet, OriginalDst, Protocol, Recording, RecordingLevel, SessionId,
+    SqlEffect, WhenFull,
 };
 use bailiff_policy::{Denial, Target};
 
@@ -171,7 +172,7 @@ impl SessionEvidence {
                 reason: denial.reason.clone(),
                 observed: None,
                 effects: EffectSet::EMPTY,
-                recording: RecordingLevel::Metadata,
+                recording: Recording::of_level(RecordingLevel::Metadata),
             }),
             rows: 0,
             masked: 0,

@@ -2,6 +2,7 @@
 
 mod action;
 mod policy;
+mod recording;
 mod rule;
 mod target;
 

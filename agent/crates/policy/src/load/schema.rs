@@ -1,12 +1,14 @@
 //! The resources as they are written.
 
+mod recording;
+
 use std::collections::BTreeMap;
 
-use bailiff_model::{
-    Effect, FailureMode, Mode, Protocol, RecordingLevel, SourceAddress, SqlEffect, WhenFull,
-};
+use bailiff_model::{Effect, FailureMode, Mode, Protocol, SourceAddress, SqlEffect, WhenFull};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
+
+pub(super) use recording::RecordingSpec;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,7 +81,7 @@ pub(super) struct PolicySpec {
     #[serde(default)]
     pub(super) masks: Vec<MaskSpec>,
     #[serde(default)]
-    pub(super) recording: RecordingLevel,
+    pub(super) recording: RecordingSpec,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,6 +102,7 @@ pub(super) struct RuleSpec {
     pub(super) functions: Option<Spanned<Vec<String>>>,
     pub(super) action: Effect,
     pub(super) message: Option<String>,
+    pub(super) recording: Option<RecordingSpec>,
 }
 
 #[derive(Debug, Deserialize)]

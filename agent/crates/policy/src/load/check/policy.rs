@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
 use super::action::compile_action;
+use super::recording::compile_recording;
 use super::rule::{check_reach, compile_rule};
 use super::{Report, check_name};
 use crate::compiled::{Policy, Rule, Subject, Target};
@@ -56,6 +57,22 @@ pub(super) fn compile_policy(
     }
     let rules: Vec<Rule> = spec.rules.iter().map(|rule| compile_rule(rule, report)).collect();
     check_reach(&rules, &spec.rules, report);
+    let recording = compile_recording(&spec.recording, report);
+    for (rule, written) in rules.iter().zip(&spec.rules) {
+        if rule
+            .recording
+            .is_some_and(|more| recording.join(more) == recording)
+        {
+            report.add(
+                written.name.referenced.line(),
+                format!(
+                    "rule {:?} records no more than the policy does already",
+                    rule.name
+                ),
+                "leave its `recording` out, or ask for more",
+            );
+        }
+    }
     let masks: Vec<(MaskedColumn, u64)> = spec
         .masks
         .iter()
@@ -95,7 +112,7 @@ pub(super) fn compile_policy(
             .collect(),
         rules,
         masks,
-        recording: spec.recording,
+        recording,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bailiff_model::{Effect, EffectSet, SqlEffect};
 
 use super::super::schema::RuleSpec;
+use super::recording::compile_recording;
 use super::{Report, relation_glob};
 use crate::compiled::Rule;
 use crate::glob::Glob;
@@ -88,6 +89,10 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
         functions,
         action: spec.action,
         message: spec.message.as_deref().map(Arc::from),
+        recording: spec
+            .recording
+            .as_ref()
+            .map(|recording| compile_recording(recording, report)),
     }
 }
 
