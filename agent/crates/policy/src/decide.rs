@@ -21,6 +21,7 @@ use std::sync::Arc;
 use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, Recording, SqlEffect, Statement};
 
 use crate::algebra::{Judged, strictest};
+use crate::catalog::Names;
 use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
 use crate::cover::parts;
@@ -245,6 +246,17 @@ impl ChainPolicy {
     /// Decides a text's statements together: all must be allowed, and masks must hold for each.
     #[must_use]
     pub fn decide_sql(&self, classified: &Classified, settings: &Settings) -> Arc<Ruling> {
+        self.decide_sql_by(classified, settings, None)
+    }
+
+    /// The same by the database's catalog, where it is known. Without it masks rest on names.
+    #[must_use]
+    pub fn decide_sql_by(
+        &self,
+        classified: &Classified,
+        settings: &Settings,
+        names: Option<&Names>,
+    ) -> Arc<Ruling> {
         let distrusted;
         let classified = if settings.search_path_trusted {
             classified
@@ -277,6 +289,7 @@ impl ChainPolicy {
             let known = Known {
                 plain: &self.target.plain_relations,
                 search_path,
+                names,
             };
             match mask::plan(classified, &self.masked, &known) {
                 Ok(plan) => mask_plan = plan.map(Arc::new),

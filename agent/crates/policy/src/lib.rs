@@ -3,6 +3,7 @@
 //! The one way to a [`Permit`] is [`Ruling::permit`], and the one way to a [`Ruling`] is a [`ChainPolicy`].
 
 mod algebra;
+pub mod catalog;
 mod classify;
 mod compiled;
 mod cover;

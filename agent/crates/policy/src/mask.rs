@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bailiff_model::{EffectSet, RelationRef, SqlEffect};
 
+use crate::catalog::Names;
 use crate::classify::{Classified, Output, Shape, any_relation, is_catalog};
 use crate::glob::Glob;
 
@@ -145,6 +146,9 @@ pub(crate) struct Known<'a> {
     pub(crate) plain: &'a [(Glob, Glob)],
     /// Schemas in which unqualified names are looked for.
     pub(crate) search_path: &'a [String],
+    /// The catalog, and what names stand for in this session, where that is known.
+    #[expect(dead_code, reason = "the plan by data flow reads it")]
+    pub(crate) names: Option<&'a Names>,
 }
 
 /// Relations of the catalog that hold values of tables or texts of statements.
