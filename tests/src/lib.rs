@@ -14,6 +14,7 @@ mod postgres;
 mod running;
 mod statements;
 mod terminal;
+mod versions;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -34,6 +35,7 @@ pub use postgres::Postgres;
 pub use running::Running;
 pub use statements::Statements;
 pub use terminal::{Step, Transcript, on_terminal};
+pub use versions::VERSIONS;
 
 /// Whether a test that needs root can run. Says so where it can't; under CI it has to.
 pub fn can_be_root() -> Result<bool> {

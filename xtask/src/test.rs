@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::packages::{self, Purpose};
-use crate::{build, shell};
+use crate::{build, servers, shell};
 
 mod execute;
 mod fuzz;
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         packages::ensure(&[Purpose::Build])?;
     } else {
         packages::ensure(&[Purpose::Build, Purpose::Test])?;
+        servers::ensure()?;
         build::object(None)?;
     }
 
