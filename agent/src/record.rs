@@ -3,7 +3,10 @@
 //! Workers gather what happened and hand it over in batches; a thread of its own makes the text and writes it. The data path
 //! only ever sees a full queue, and then the target's policy says what happens.
 
+mod content;
+mod detect;
 mod ocsf;
+mod render;
 mod store;
 
 use std::borrow::Cow;
@@ -17,6 +20,8 @@ use bailiff_model::{Chain, Decision, OriginalDst, RecordingLevel, SessionId, Tar
 
 use crate::metrics::Metrics;
 
+pub(crate) use content::Watched;
+pub use content::{Answer, Bound, Content, Values};
 pub(crate) use store::files;
 pub use store::{Store, StoreOptions};
 
@@ -88,6 +93,8 @@ pub struct OperationEnd {
     pub sqlstate: Option<[u8; 5]>,
     /// How it came to its end.
     pub outcome: Outcome,
+    /// Values and answer, where policy asks for them.
+    pub content: Option<Box<Content>>,
 }
 
 /// A session's end.
@@ -123,7 +130,10 @@ impl Event {
     fn size(&self) -> usize {
         match self {
             Self::Start(_) => 1024,
-            Self::Operation(operation) => 256 + operation.text.as_ref().map_or(0, |text| text.len()),
+            Self::Operation(operation) => {
+                256 + operation.text.as_ref().map_or(0, |text| text.len())
+                    + operation.content.as_ref().map_or(0, |content| content.size())
+            }
             Self::End(_) => 128,
         }
     }

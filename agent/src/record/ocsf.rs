@@ -1,5 +1,7 @@
 //! Events as OCSF 1.3 Datastore Activity: class 6005 of category 6, Application Activity.
 
+mod content;
+
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -130,6 +132,9 @@ impl Lines {
         number(out, "bytes_out", operation.bytes_out);
         number(out, "decided_us", micros(operation.decided));
         number(out, "took_us", micros(operation.took));
+        if let Some(kept) = &operation.content {
+            content::write(kept, out);
+        }
         out.extend_from_slice(b"}}\n");
     }
 }

@@ -102,6 +102,7 @@ fn operation(number: u64, verdict: Effect) -> Event {
         took: Duration::from_micros(300),
         sqlstate: (verdict == Effect::Deny).then_some(*b"42501"),
         outcome: Outcome::Answered,
+        content: None,
     })
 }
 

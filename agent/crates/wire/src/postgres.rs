@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod build;
+pub mod content;
 mod cursor;
 mod error;
 mod frame;

@@ -10,12 +10,15 @@ use bailiff_model::{
     SqlEffect, WhenFull,
 };
 use bailiff_policy::{Denial, Target};
+use bailiff_wire::postgres::content;
 
-use super::operation::Running;
+use super::operation::{Prepared, Running};
 use crate::metrics::Metrics;
 use crate::proxy::end::End;
 use crate::proxy::worker::WorkerShared;
-use crate::record::{Event, OperationEnd, Outcome, SessionEnd, SessionStart};
+use crate::record::{
+    Bound, Content, Event, OperationEnd, Outcome, SessionEnd, SessionStart, Values, Watched,
+};
 
 /// How often a full queue is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -44,6 +47,8 @@ pub(crate) struct SessionEvidence {
     /// Whether its beginning is in the record. Then its end will be, too.
     begun: bool,
     look_again: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+    /// The answer that comes now, where it is looked at.
+    watched: Option<Box<Watched>>,
 }
 
 impl SessionEvidence {
@@ -77,6 +82,7 @@ impl SessionEvidence {
             unrecorded: 0,
             begun: false,
             look_again: None,
+            watched: None,
         };
         this.begun = this.push(Event::Start(session));
         this
@@ -140,6 +146,7 @@ impl SessionEvidence {
         // Operations end in the order in which they were decided; in a pipeline several are under way.
         self.finished += 1;
         let took = run.began.elapsed();
+        let content = self.content(run);
         let recorded = self.push(Event::Operation(OperationEnd {
             session: Arc::clone(&self.session),
             number: self.finished,
@@ -154,8 +161,75 @@ impl SessionEvidence {
             took,
             sqlstate: run.sqlstate,
             outcome: run.outcome,
+            content,
         }));
         self.unrecorded += u64::from(!recorded);
+    }
+
+    /// What is recorded of an operation's values and answer.
+    fn content(&mut self, run: &Running) -> Option<Box<Content>> {
+        let watched = self.watched.take();
+        let recording = run.ruling.recording();
+        if !recording.keeps_values() && !recording.digest() {
+            return None;
+        }
+        let values = run.portal.as_ref().map(|portal| match &portal.bound {
+            _ if run.ruling.hides_error_text() => Values::Withheld("the statement may touch masked columns"),
+            Some(bound) => Values::Kept {
+                bound: Arc::clone(bound),
+                types: portal.prepared.told.borrow().types.clone(),
+            },
+            None => Values::Withheld("they were bound before they were asked for"),
+        });
+        let answered = run.outcome != Outcome::Skipped && run.ruling.effect() == Effect::Allow;
+        let answer = (answered && recording.watches_answer()).then(|| {
+            let mut answer = watched
+                .map_or_else(|| Watched::new(recording), |watched| *watched)
+                .answer();
+            if let Some(portal) = &run.portal {
+                answer.columns = portal.prepared.told.borrow().columns.clone();
+                answer.bound = portal.bound.clone();
+            }
+            answer
+        });
+        Some(Box::new(Content { values, answer }))
+    }
+
+    /// Looks at the answer that comes from here on.
+    pub(crate) fn watch(&mut self, recording: Recording) {
+        self.watched
+            .get_or_insert_with(|| Box::new(Watched::new(recording)));
+    }
+
+    /// Whether an answer is looked at.
+    pub(crate) fn watches(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// Sees messages as they go to the client.
+    pub(crate) fn saw(&mut self, messages: &[u8]) {
+        if let Some(watched) = &mut self.watched {
+            watched.saw(messages);
+        }
+    }
+
+    /// Sees the beginning of a message that goes to the client in pieces.
+    pub(crate) fn saw_begin(&mut self, begun: &[u8], whole: usize) {
+        if let Some(watched) = &mut self.watched {
+            watched.begins(begun, whole);
+        }
+    }
+
+    /// Sees the next piece of it.
+    pub(crate) fn saw_more(&mut self, bytes: &[u8]) {
+        if let Some(watched) = &mut self.watched {
+            watched.goes_on(bytes);
+        }
+    }
+
+    /// Memory that it takes, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.watched.as_ref().map_or(0, |watched| watched.held())
     }
 
     /// Notes that the connection itself was refused.
@@ -182,6 +256,7 @@ impl SessionEvidence {
             took: Duration::ZERO,
             sqlstate: Some(*b"42501"),
             outcome: Outcome::Answered,
+            content: None,
         }));
         self.unrecorded += u64::from(!recorded);
     }
@@ -218,6 +293,59 @@ impl SessionEvidence {
             self.push(end);
         }
     }
+}
+
+/// Notes the types that a Parse gives its parameters.
+pub(crate) fn parsed(prepared: &Prepared, raw: &[u8]) {
+    if prepared.ruling.recording().keeps_values()
+        && let Ok(types) = content::parse_types(body(raw))
+        && types.iter().any(|oid| *oid != 0)
+    {
+        prepared.told.borrow_mut().types = Some(Arc::from(types));
+    }
+}
+
+/// Notes the types that the server told.
+pub(crate) fn parameters(prepared: &Prepared, body: &[u8]) {
+    if prepared.ruling.recording().keeps_values()
+        && let Ok(types) = content::parameter_types(body)
+    {
+        prepared.told.borrow_mut().types = Some(Arc::from(types));
+    }
+}
+
+/// Notes the columns that the server told.
+pub(crate) fn columns(prepared: &Prepared, body: &[u8]) {
+    if prepared.ruling.recording().keeps_rows() {
+        prepared.told.borrow_mut().columns = Some(Arc::from(body));
+    }
+}
+
+/// The values of a Bind, or of the beginning of a long one, where they are recorded. Those that are bound to a statement that may
+/// touch masked columns aren't even kept.
+pub(crate) fn bound(prepared: &Prepared, raw: &[u8]) -> Option<Bound> {
+    let recording = prepared.ruling.recording();
+    if !recording.keeps_values() || prepared.ruling.hides_error_text() {
+        return None;
+    }
+    let most = usize::try_from(recording.max_bytes()).unwrap_or(usize::MAX);
+    Bound::keep(body(raw), most).ok()
+}
+
+/// How many bytes of a long Bind have to be there for what is recorded of it.
+pub(crate) fn wanted_of_bind(prepared: &Prepared) -> usize {
+    let recording = prepared.ruling.recording();
+    match recording.keeps_values() && !prepared.ruling.hides_error_text() {
+        // Names, formats and lengths come beside the values.
+        true => usize::try_from(recording.max_bytes())
+            .unwrap_or(usize::MAX)
+            .saturating_add(64 * 1024),
+        false => 0,
+    }
+}
+
+fn body(raw: &[u8]) -> &[u8] {
+    raw.get(5..).unwrap_or_default()
 }
 
 /// The effect by which an operation of several counts.

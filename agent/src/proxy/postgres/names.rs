@@ -10,10 +10,12 @@
 //! - The transaction ended, and its portals with it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 
 use super::operation::Prepared;
+use crate::record::Bound;
 
 /// Of which kind a name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) prepared: Rc<Prepared>,
+    /// The values bound to a portal, where policy asks for them.
+    pub(crate) bound: Option<Arc<Bound>>,
     /// In which part of the pipeline it was named.
     part: u64,
     /// How many statements of SQL may have named something of this kind before.
@@ -83,7 +87,8 @@ struct Space {
 impl Entry {
     /// Roughly the memory that it takes, in bytes. A text that several names stand for counts for each.
     fn size(&self, name: &[u8]) -> usize {
-        256 + name.len() + self.prepared.text.len()
+        let bound = self.bound.as_ref().map_or(0, |bound| bound.held());
+        256 + name.len() + self.prepared.text.len() + bound
     }
 }
 
@@ -143,12 +148,23 @@ impl Names {
         let space = self.space(kind);
         let entry = Entry {
             prepared,
+            bound: None,
             part: progress.current,
             by_sql: space.by_sql,
             from_sure,
         };
         let before = space.set(name, entry);
         Change::new(kind, name, before, progress)
+    }
+
+    /// Notes the values that were bound to a portal.
+    pub(crate) fn bind(&mut self, portal: &[u8], bound: Bound) {
+        let Space { entries, held, .. } = &mut self.portals;
+        if let Some(entry) = entries.get_mut(portal) {
+            *held -= entry.size(portal);
+            entry.bound = Some(Arc::new(bound));
+            *held += entry.size(portal);
+        }
     }
 
     /// Takes a name away.

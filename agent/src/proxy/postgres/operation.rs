@@ -9,7 +9,7 @@ use bailiff_model::SqlEffect;
 use bailiff_policy::{Classified, Ruling};
 
 use crate::mask::Columns;
-use crate::record::Outcome;
+use crate::record::{Bound, Outcome};
 
 /// A statement's text as it came. Shared, since a prepared statement runs many times and the recorder's thread reads it too.
 pub(crate) type Text = Arc<[u8]>;
@@ -27,6 +27,17 @@ pub(crate) struct Prepared {
     pub(crate) epoch: u64,
     /// Its result's columns, once the server has told them and where some are masked.
     pub(crate) columns: RefCell<Option<Rc<Columns>>>,
+    /// What the record needs to read its values and rows.
+    pub(crate) told: RefCell<Told>,
+}
+
+/// What clients and server have told of a statement's parameters and columns; kept only where policy asks for values or rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// Types of its parameters, by number; 0 where one isn't known.
+    pub(crate) types: Option<Arc<[u32]>>,
+    /// The body of its RowDescription.
+    pub(crate) columns: Option<Arc<[u8]>>,
 }
 
 impl Prepared {
@@ -43,12 +54,22 @@ impl Prepared {
             ruling,
             epoch,
             columns: RefCell::default(),
+            told: RefCell::default(),
         })
     }
 
     /// The same statement under another decision. What is under way goes on under the one before.
     pub(crate) fn decided_anew(&self, ruling: Arc<Ruling>, epoch: u64) -> Rc<Self> {
-        Self::new(Arc::clone(&self.text), self.classified.clone(), ruling, epoch)
+        let anew = Self::new(Arc::clone(&self.text), self.classified.clone(), ruling, epoch);
+        *anew.told.borrow_mut() = self.told.borrow().clone();
+        anew
+    }
+}
+
+impl Portal {
+    /// Memory that its values take, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.bound.as_ref().map_or(0, |bound| bound.held())
     }
 }
 
@@ -81,11 +102,23 @@ pub(crate) struct Running {
     pub(crate) outcome: Outcome,
     /// Which of its result's columns are masked.
     pub(crate) columns: Option<Rc<Columns>>,
+    /// Whether its answer is looked at for the record.
+    pub(crate) watched: bool,
+    /// The portal that it runs, where the record is to have values or rows.
+    pub(crate) portal: Option<Box<Portal>>,
+}
+
+/// What a portal was made of.
+#[derive(Debug)]
+pub(crate) struct Portal {
+    pub(crate) prepared: Rc<Prepared>,
+    pub(crate) bound: Option<Arc<Bound>>,
 }
 
 impl Running {
     /// An operation that was just decided.
     pub(crate) fn new(text: Text, ruling: Arc<Ruling>, began: Instant, bytes_in: usize) -> Self {
+        let watched = ruling.recording().watches_answer();
         Self {
             text,
             ruling,
@@ -100,6 +133,8 @@ impl Running {
             sqlstate: None,
             outcome: Outcome::Answered,
             columns: None,
+            watched,
+            portal: None,
         }
     }
 
@@ -107,6 +142,17 @@ impl Running {
     pub(crate) fn counted(&mut self, rows: u64) {
         self.rows += rows;
         self.uncounted = 0;
+    }
+
+    /// The same, with what the record needs of the portal that it runs.
+    pub(crate) fn of_portal(mut self, prepared: &Rc<Prepared>, bound: Option<Arc<Bound>>) -> Self {
+        if self.ruling.recording().keeps_values() {
+            self.portal = Some(Box::new(Portal {
+                prepared: Rc::clone(prepared),
+                bound,
+            }));
+        }
+        self
     }
 
     /// The same, as a simple query or function call.

@@ -175,7 +175,11 @@ impl Serving {
     /// Keeps the worker's sum of what its sessions hold. Where that is too much, whichever grows ends.
     fn note_memory(&mut self) -> Result<(), End> {
         let core = &self.core;
-        let held = self.client.held() + self.upstream.held() + core.names.held() + core.tracker.held();
+        let held = self.client.held()
+            + self.upstream.held()
+            + core.names.held()
+            + core.tracker.held()
+            + core.evidence.held();
         if held == self.held {
             return Ok(());
         }

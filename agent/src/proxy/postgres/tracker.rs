@@ -383,7 +383,7 @@ impl Expect {
     fn size(&self) -> usize {
         match self {
             Self::Query(run) | Self::FunctionCall(run) | Self::Execute(run, _) | Self::Refused(run) => {
-                256 + run.text.len()
+                256 + run.text.len() + run.portal.as_ref().map_or(0, |portal| portal.held())
             }
             Self::Parse(prepared, _) => 256 + prepared.text.len(),
             // Removed one by one in places.

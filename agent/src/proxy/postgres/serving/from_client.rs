@@ -12,6 +12,7 @@ use super::{Core, Waiting};
 use crate::decide::{Decider, Lookup, Meaning};
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::READ_SIZE;
+use crate::proxy::postgres::evidence;
 use crate::proxy::postgres::names::{Found, Kind};
 use crate::proxy::postgres::operation::{Prepared, Running, Text};
 use crate::proxy::postgres::tracker::Expect;
@@ -91,7 +92,12 @@ impl Core {
                 };
                 self.client_discards = self.tracker.skipping();
                 if !self.client_discards {
-                    if matches!(self.bind(portal, statement)?, Taken::Wait) {
+                    // Of values that are recorded, as many come first as may be kept.
+                    let wanted = self.recorded_bytes(statement).min(whole);
+                    if rest.len() < wanted {
+                        return Ok(rest);
+                    }
+                    if matches!(self.bind(portal, statement, rest)?, Taken::Wait) {
                         return Ok(rest);
                     }
                     upstream.relay(Control::Bind, rest);
@@ -136,7 +142,7 @@ impl Core {
             }
             b'B' => {
                 let bind = frontend::Bind::decode(frame.body).map_err(malformed)?;
-                if matches!(self.bind(bind.portal, bind.statement)?, Taken::Wait) {
+                if matches!(self.bind(bind.portal, bind.statement, raw)?, Taken::Wait) {
                     return Ok(Taken::Wait);
                 }
                 upstream.relay(Control::Bind, raw);
@@ -278,6 +284,7 @@ impl Core {
             return Err(End::Limit("prepared_statements"));
         }
         let prepared = Prepared::new(text, classified, ruling, self.decider.epoch());
+        evidence::parsed(&prepared, raw);
         let change = self.names.set(
             Kind::Statement,
             parse.statement,
@@ -291,7 +298,8 @@ impl Core {
         Ok(Taken::Yes)
     }
 
-    fn bind(&mut self, portal: &[u8], statement: &[u8]) -> Result<Taken, End> {
+    /// Takes a Bind, or the beginning of a long one.
+    fn bind(&mut self, portal: &[u8], statement: &[u8], raw: &[u8]) -> Result<Taken, End> {
         let progress = self.tracker.progress();
         if let Some(part) = self.names.unsettled(Kind::Portal, portal, progress) {
             return Ok(self.wait_for(part));
@@ -309,9 +317,24 @@ impl Core {
         if self.names.is_full(Kind::Portal, portal, self.limits.prepared) {
             return Err(End::Limit("portals"));
         }
+        let bound = evidence::bound(&prepared, raw);
         let change = self.names.set(Kind::Portal, portal, prepared, sure, progress);
+        if let Some(bound) = bound {
+            self.names.bind(portal, bound);
+        }
         self.tracker.sent(Expect::Bind(change));
         Ok(Taken::Yes)
+    }
+
+    /// How much of a Bind is wanted before it may pass: the values that are recorded, and their lengths.
+    fn recorded_bytes(&mut self, statement: &[u8]) -> usize {
+        match self
+            .names
+            .find(Kind::Statement, statement, self.tracker.progress())
+        {
+            Found::Known(entry, _) => evidence::wanted_of_bind(&entry.prepared),
+            Found::Nothing | Found::Unsettled(_) => 0,
+        }
     }
 
     /// The message has to wait until a part of the pipeline is over.
@@ -332,9 +355,13 @@ impl Core {
             self.reached("record_queue");
             return Ok(Taken::Wait);
         }
+        let mut bound = None;
         let found = match self.names.find(Kind::Portal, portal, self.tracker.progress()) {
             Found::Unsettled(part) => return Ok(self.wait_for(part)),
-            Found::Known(entry, sure) => Some((renewed(&mut entry.prepared, &mut self.decider), sure)),
+            Found::Known(entry, sure) => {
+                bound = entry.bound.clone();
+                Some((renewed(&mut entry.prepared, &mut self.decider), sure))
+            }
             Found::Nothing => None,
         };
         // Uncertainty denies: a portal whose statement was never seen, such as a cursor declared in SQL, or may be another.
@@ -346,7 +373,8 @@ impl Core {
             }
         };
         let ruling = self.decider.answer(Arc::clone(&prepared.ruling));
-        let run = Running::new(Arc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len());
+        let run = Running::new(Arc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len())
+            .of_portal(&prepared, bound);
         self.evidence.decided(&run);
         let Some(permit) = ruling.permit() else {
             self.refuse_extended(run, upstream);

@@ -10,6 +10,7 @@ use super::Core;
 use crate::mask::Columns;
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::{Leg, READ_SIZE};
+use crate::proxy::postgres::evidence;
 use crate::proxy::postgres::tracker::Step;
 use crate::record::Outcome;
 
@@ -27,6 +28,7 @@ impl Core {
         if self.server_passes > 0 {
             done = self.server_passes.min(bytes.len());
             self.server_passes -= done;
+            self.evidence.saw_more(bytes.get(..done).unwrap_or_default());
         }
         let mut changed = Vec::new();
         loop {
@@ -55,6 +57,9 @@ impl Core {
                     tag: wrong.0,
                 })?;
             let pass = self.answer(&frame, step, &mut changed)?;
+            if self.evidence.watches() {
+                self.evidence.saw(if pass { frame.raw } else { &changed });
+            }
             let after = done + frame.raw.len();
             if !pass {
                 to_client(client, bytes.get(kept..done).unwrap_or_default())?;
@@ -96,6 +101,7 @@ impl Core {
                 tag: wrong.0,
             })?;
         self.count_row(whole);
+        self.evidence.saw_begin(rest, whole);
         Ok(Some(whole))
     }
 
@@ -110,6 +116,9 @@ impl Core {
         if let Some(run) = self.tracker.current() {
             run.bytes_out += bytes as u64;
             run.uncounted += 1;
+            if run.watched {
+                self.evidence.watch(run.ruling.recording());
+            }
         }
         self.evidence.target_bytes(bytes);
     }
@@ -146,6 +155,11 @@ impl Core {
                     self.count_row(frame.raw.len());
                 } else {
                     self.evidence.target_bytes(frame.raw.len());
+                }
+                if frame.tag == b't'
+                    && let Some(prepared) = self.tracker.described()
+                {
+                    evidence::parameters(prepared, frame.body);
                 }
                 self.passing(frame, changed)
             }
@@ -230,6 +244,16 @@ impl Core {
                 .current()
                 .and_then(|run| run.ruling.mask_plan().cloned()),
         };
+        if frame.tag == b'T' {
+            match self.tracker.described() {
+                Some(prepared) => evidence::columns(prepared, frame.body),
+                None => {
+                    if let Some(run) = self.tracker.current().filter(|run| run.watched) {
+                        self.evidence.watch(run.ruling.recording());
+                    }
+                }
+            }
+        }
         if let (Some(plan), b'T') = (plan, frame.tag) {
             let description =
                 backend::RowDescription::decode(frame.body).map_err(|error| End::Malformed {
