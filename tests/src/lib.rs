@@ -1,6 +1,7 @@
 //! The harness: throw-away PostgreSQL servers, the agent's binary, and a client that says whatever a test wants.
 
 mod client;
+mod compared;
 mod config;
 mod enforced;
 mod escape;
@@ -22,6 +23,7 @@ use std::process::{Command, Output};
 use anyhow::{Context as _, Result, bail, ensure};
 
 pub use client::{Client, Message, message, say};
+pub use compared::{Compared, Same, client_program};
 pub use config::{ALLOW_ALL, policy, target};
 pub use enforced::Enforced;
 pub use escape::{Attempt, Escape, Invoker, Report, Told, python};

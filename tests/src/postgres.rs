@@ -133,9 +133,16 @@ impl Postgres {
 
     /// Runs SQL over its Unix socket, past the agent, and returns what psql prints unaligned.
     pub fn sql(&self, text: &str) -> Result<String> {
+        self.sql_in("postgres", text)
+    }
+
+    /// The same in another database.
+    pub fn sql_in(&self, database: &str, text: &str) -> Result<String> {
         let output = check(Command::new("psql").arg("-h").arg(self.directory.path()).args([
             "-U",
             "postgres",
+            "-d",
+            database,
             "-XAtq",
             "-v",
             "ON_ERROR_STOP=1",

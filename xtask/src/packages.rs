@@ -199,8 +199,8 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "pgbouncer",
-        why: "a proxy to compare with",
-        purposes: &[Purpose::Bench],
+        why: "a proxy to compare with, and to stand before and behind the agent",
+        purposes: &[Purpose::Test, Purpose::Bench],
         found: || shell::which("pgbouncer").is_some(),
     },
     Need {
@@ -211,14 +211,14 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "python3-psycopg",
-        why: "a client whose bytes the decoders are tried with",
-        purposes: &[Purpose::Corpus],
+        why: "a client that must work unchanged",
+        purposes: &[Purpose::Test, Purpose::Corpus],
         found: || has_python_module("psycopg"),
     },
     Need {
         package: "python3-asyncpg",
         why: "another one, with an implementation of the protocol of its own",
-        purposes: &[Purpose::Corpus],
+        purposes: &[Purpose::Test, Purpose::Corpus],
         found: || has_python_module("asyncpg"),
     },
 ];
