@@ -98,9 +98,11 @@ reset statement_timeout;
 do $$ begin raise warning 'w'; raise exception 'e' using errcode = '22012', hint = 'h'; end $$;
 \lo_import /etc/hostname
 \set lo :LASTOID
+\set ECHO none
 select length(lo_get(:lo)) > 0;
 \lo_export :lo /dev/null
 \lo_unlink :lo
+\set ECHO queries
 select lo_create(4242), lo_put(4242, 0, repeat('large ', 10000)::bytea);
 select md5(lo_get(4242));
 \lo_list

@@ -6,7 +6,7 @@ use bailiff_tests::{Compared, client_program};
 /// Takes numbers out of what is printed: those of objects, which grow from run to run, and those of processes.
 fn without_numbers(text: String) -> String {
     text.lines()
-        .filter(|line| !line.contains("lo_import "))
+        .filter(|line| !line.contains("lo_import ") && !line.contains("lo_unlink "))
         .map(|line| match line.split_once(" with PID ") {
             Some((before, _)) => format!("{before}\n"),
             None => format!("{line}\n"),
