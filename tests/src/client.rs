@@ -320,6 +320,20 @@ pub mod say {
         message(b'f', &texts(&[why]))
     }
 
+    /// FunctionCall of a function by its number, with arguments and a result in binary.
+    #[must_use]
+    pub fn function_call_with(function: u32, arguments: &[&[u8]]) -> Vec<u8> {
+        let mut body = function.to_be_bytes().to_vec();
+        body.extend_from_slice(&[0, 1, 0, 1]);
+        body.extend_from_slice(&u16::try_from(arguments.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for argument in arguments {
+            body.extend_from_slice(&u32::try_from(argument.len()).unwrap_or(u32::MAX).to_be_bytes());
+            body.extend_from_slice(argument);
+        }
+        body.extend_from_slice(&[0, 1]);
+        message(b'F', &body)
+    }
+
     /// FunctionCall of a function without arguments, by its number.
     #[must_use]
     pub fn function_call(function: u32) -> Vec<u8> {

@@ -97,6 +97,38 @@ impl Postgres {
         )
     }
 
+    /// Starts it anew with a setting of `postgresql.conf`.
+    pub fn restart_with(&self, setting: &str, value: &str) -> Result<()> {
+        self.sql(&format!("alter system set {setting} = '{value}'"))?;
+        self.listen_also(&[], &[])
+    }
+
+    /// Lets everybody take its log, in connections of both kinds of replication.
+    pub fn let_replicate(&self) -> Result<()> {
+        let path = self.directory.path().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("host replication all all trust\n{rules}"))?;
+        self.restart_with("wal_level", "logical")
+    }
+
+    /// Ends it: `smart`, `fast` or `immediate`.
+    pub fn stop(&self, mode: &str) -> Result<()> {
+        let data = self.directory.path().join("data");
+        let mut command = self.as_postgres("pg_ctl");
+        check(command.arg("-D").arg(data).args(["-w", "-m", mode, "stop"])).map(|_| ())
+    }
+
+    /// Starts it again after it was ended.
+    pub fn start_again(&self) -> Result<()> {
+        let own = self.directory.path().display();
+        let options = format!(
+            "-c listen_addresses={} -c port={} -c unix_socket_directories={own} -c fsync=off",
+            self.address,
+            Self::PORT
+        );
+        self.control("start", &options)
+    }
+
     /// Has a role asked for its password from now on.
     pub fn ask_for_passwords(&self, role: &str) -> Result<()> {
         self.authenticate(role, "scram-sha-256")

@@ -63,6 +63,7 @@ pub(crate) struct Decider {
     /// By the address of what they are about. That it isn't freed is all that is needed of it.
     rulings: HashMap<usize, (Weak<Classified>, Arc<Ruling>)>,
     unknown: Option<Arc<Ruling>>,
+    replication: Option<Arc<Ruling>>,
     scratch: Vec<u8>,
     key: Vec<u8>,
 }
@@ -94,6 +95,7 @@ impl Decider {
             parsing: None,
             rulings: HashMap::default(),
             unknown: None,
+            replication: None,
             scratch: Vec::new(),
             key: Vec::new(),
         }
@@ -187,6 +189,16 @@ impl Decider {
     pub(crate) fn unknown(&mut self) -> Arc<Ruling> {
         self.refresh();
         self.rule(&None)
+    }
+
+    /// What is decided about replication: the connection and its commands.
+    pub(crate) fn replication(&mut self) -> Arc<Ruling> {
+        self.refresh();
+        let (policy, settings) = (&self.policy, &self.settings);
+        Arc::clone(
+            self.replication
+                .get_or_insert_with(|| policy.decide_replication(settings)),
+        )
     }
 
     /// Grows whenever the policy or the settings change, so that the same statement may be decided in another way.
@@ -342,5 +354,6 @@ impl Decider {
         self.epoch += 1;
         self.rulings.clear();
         self.unknown = None;
+        self.replication = None;
     }
 }

@@ -1,9 +1,11 @@
 //! PostgreSQL's frontend/backend protocol, version 3.
 
 mod evidence;
+mod fastpath;
 mod names;
 mod opening;
 mod operation;
+mod replication;
 mod serving;
 mod tracker;
 

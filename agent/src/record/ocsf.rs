@@ -238,6 +238,7 @@ fn activity(effects: EffectSet) -> u64 {
         (SqlEffect::Update, UPDATE),
         (SqlEffect::Alter, UPDATE),
         (SqlEffect::Read, READ),
+        (SqlEffect::Replication, READ),
         (SqlEffect::Execute, QUERY),
     ]
     .iter()

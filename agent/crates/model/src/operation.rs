@@ -43,13 +43,15 @@ pub enum SqlEffect {
     Set,
     /// Begins or ends transactions, savepoints, locks and cursors.
     Transaction,
+    /// Takes what was written, as the server's log tells it: a replication connection and its commands.
+    Replication,
     /// Can't be told.
     Unknown,
 }
 
 impl SqlEffect {
     /// All effects.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Read,
         Self::Insert,
         Self::Update,
@@ -63,6 +65,7 @@ impl SqlEffect {
         Self::Copy,
         Self::Set,
         Self::Transaction,
+        Self::Replication,
         Self::Unknown,
     ];
 
@@ -83,6 +86,7 @@ impl SqlEffect {
             Self::Copy => "copy",
             Self::Set => "set",
             Self::Transaction => "transaction",
+            Self::Replication => "replication",
             Self::Unknown => "unknown",
         }
     }

@@ -30,7 +30,7 @@ pub(crate) fn parts(statement: &Statement, path_trusted: bool) -> Vec<Part<'_>> 
             | SqlEffect::Grant
             | SqlEffect::Transaction => (&[], &statement.writes),
             SqlEffect::Copy => (&statement.reads, &statement.writes),
-            SqlEffect::Execute | SqlEffect::Set | SqlEffect::Unknown => (&[], &[]),
+            SqlEffect::Execute | SqlEffect::Set | SqlEffect::Replication | SqlEffect::Unknown => (&[], &[]),
         };
         let before = parts.len();
         parts.extend(reads.iter().chain(writes).map(|relation| Part {

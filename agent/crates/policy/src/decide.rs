@@ -321,6 +321,50 @@ impl ChainPolicy {
         ))
     }
 
+    /// Decides a replication connection and each command of it: one operation, about all that is written to the database.
+    #[must_use]
+    pub fn decide_replication(&self, settings: &Settings) -> Arc<Ruling> {
+        let statement = Statement {
+            effects: EffectSet::EMPTY.with(SqlEffect::Replication),
+            ..Statement::default()
+        };
+        let judge = |mode: Mode| {
+            strictest(
+                self.hops
+                    .iter()
+                    .enumerate()
+                    .map(|(hop, policies)| self.judge_hop(&statement, hop, policies, mode, settings)),
+            )
+        };
+        // Uncertainty denies: without a hop there is nobody to allow it to.
+        let mut judged = judge(Mode::Enforce).unwrap_or_else(|| Judged {
+            effect: Effect::Deny,
+            because: self.by_default(0, "nobody is known to ask for it"),
+        });
+        let watched = judge(Mode::Observe);
+        if judged.effect != Effect::Deny
+            && let Some(masked) = self.masked.first()
+        {
+            judged = Judged {
+                effect: Effect::Deny,
+                because: self.unmaskable(&Refusal {
+                    policy: Arc::clone(&masked.policy),
+                    why: "replication carries rows as they were written, past any mask".into(),
+                }),
+            };
+        }
+        let recording = self.recording_of(|rule| rule.touches(&statement));
+        Arc::new(self.ruling(
+            judged,
+            watched,
+            statement.effects,
+            None,
+            false,
+            Lasting::default(),
+            recording,
+        ))
+    }
+
     /// Decides an operation of which can't be told what it does.
     #[must_use]
     pub fn decide_unknown(&self, settings: &Settings) -> Arc<Ruling> {

@@ -351,11 +351,12 @@ fn body(raw: &[u8]) -> &[u8] {
 /// The effect by which an operation of several counts.
 fn gravest(effects: EffectSet) -> SqlEffect {
     use SqlEffect::{
-        Alter, Copy, Create, Delete, Drop, Execute, Grant, Insert, Read, Set, Transaction, Truncate, Unknown,
-        Update,
+        Alter, Copy, Create, Delete, Drop, Execute, Grant, Insert, Read, Replication, Set, Transaction,
+        Truncate, Unknown, Update,
     };
     [
         Unknown,
+        Replication,
         Grant,
         Drop,
         Truncate,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bailiff_model::{Chain, OriginalDst};
 use bailiff_policy::{ChainPolicy, Denial, Settings, Target};
 use bailiff_wire::postgres::backend::Authentication;
-use bailiff_wire::postgres::startup::{First, MAX_STARTUP, next_first};
+use bailiff_wire::postgres::startup::{First, MAX_STARTUP, Replication, next_first};
 use bailiff_wire::postgres::{build, next_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -105,6 +105,7 @@ struct SessionWish {
     application: String,
     settings: Settings,
     refusal: Option<&'static str>,
+    replication: bool,
     /// What came after it.
     carry: Vec<u8>,
 }
@@ -203,6 +204,16 @@ impl Opening {
         if let Some(refusal) = session.refusal {
             return Err(End::Refused(refusal));
         }
+        if session.replication {
+            let ruling = self.policy.decide_replication(&session.settings);
+            if let Some(denial) = ruling.denial() {
+                let mut evidence = self.evidence(Some(&session));
+                evidence.refused(denial);
+                evidence.close(&End::Denied);
+                deny(client, denial).await;
+                return Err(End::Denied);
+            }
+        }
         server
             .write_all(&session.raw)
             .await
@@ -220,9 +231,11 @@ impl Opening {
             Rc::clone(&self.shared),
             session.settings,
         );
+        let mut core = Core::new(Rc::clone(&self.shared), limits, decider, evidence);
+        core.replicates = session.replication;
         Ok(Opened {
             server,
-            core: Core::new(Rc::clone(&self.shared), limits, decider, evidence),
+            core,
             from_client: session.carry,
         })
     }
@@ -305,7 +318,9 @@ async fn first_packets(client: &mut TcpStream) -> Result<Wish, End> {
                         search_path_trusted: !moves_search_path && !unread_options,
                         ..Settings::default()
                     },
-                    refusal: None,
+                    refusal: (startup.replication() == Replication::Unclear)
+                        .then_some("replication= is database, true or false, and given once"),
+                    replication: startup.replication() == Replication::Yes,
                     raw: bytes.get(..length).unwrap_or_default().to_vec(),
                     carry: bytes.get(length..).unwrap_or_default().to_vec(),
                 };

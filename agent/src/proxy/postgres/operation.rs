@@ -167,6 +167,8 @@ impl Running {
 
     /// Whether bulk data may be a part of it.
     pub(crate) fn may_copy(&self) -> bool {
-        self.ruling.effects().contains(SqlEffect::Copy) || self.ruling.effects().contains(SqlEffect::Unknown)
+        [SqlEffect::Copy, SqlEffect::Replication, SqlEffect::Unknown]
+            .into_iter()
+            .any(|effect| self.ruling.effects().contains(effect))
     }
 }

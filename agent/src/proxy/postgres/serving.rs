@@ -31,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) evidence: SessionEvidence,
     pub(crate) tracker: Tracker,
     names: Names,
+    /// Whether it is a replication connection, whose server knows commands of its own.
+    pub(crate) replicates: bool,
     /// Bytes of a long message of the client that may pass as they come.
     client_passes: usize,
     /// Whether those bytes go to the server or nowhere.
@@ -289,6 +291,7 @@ impl Core {
             evidence,
             tracker: Tracker::default(),
             names: Names::default(),
+            replicates: false,
             client_passes: 0,
             client_discards: false,
             server_passes: 0,

@@ -4,7 +4,9 @@ use bailiff_wire::postgres::backend::{
     Authentication, CommandComplete, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
 };
 use bailiff_wire::postgres::build::{DataRowWriter, ErrorText, error_response};
-use bailiff_wire::postgres::frontend::{Bind, Close, Describe, Execute, Parse, Query, bind_names};
+use bailiff_wire::postgres::frontend::{
+    Bind, Close, Describe, Execute, FunctionCall, Parse, Query, bind_names,
+};
 use bailiff_wire::postgres::{DecodeError, Frame, Limits, build, next_frame};
 
 use crate::{cuts, stream};
@@ -79,6 +81,11 @@ pub fn decode_frontend(frame: &Frame<'_>) -> Result<(), DecodeError> {
                 body
             );
             only_whole(body, |body| Execute::decode(body).map(drop));
+        }
+        b'F' => {
+            let call = FunctionCall::decode(body)?;
+            assert!(body.starts_with(&call.function.to_be_bytes()));
+            only_whole(body, |body| FunctionCall::decode(body).map(drop));
         }
         _ => {}
     }

@@ -126,6 +126,29 @@ named! {
     Close, b'C'
 }
 
+/// FunctionCall (F): calls a function by its number. Its arguments are not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FunctionCall {
+    /// The function's oid.
+    pub function: u32,
+}
+
+impl FunctionCall {
+    /// Reads the body, whole.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut cursor = Cursor::new(b'F', body);
+        let function = cursor.u32()?;
+        let formats = cursor.wide_count()?;
+        cursor.bytes(formats * 2)?;
+        for _ in 0..cursor.wide_count()? {
+            cursor.value()?;
+        }
+        cursor.i16()?;
+        cursor.finish()?;
+        Ok(Self { function })
+    }
+}
+
 /// Execute (F): runs a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Execute<'a> {

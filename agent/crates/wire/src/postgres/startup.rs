@@ -79,6 +79,46 @@ impl<'a> Startup<'a> {
     }
 }
 
+/// Whether a connection asks for replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// It doesn't.
+    No,
+    /// It does.
+    Yes,
+    /// What it asks for isn't clear, and the server refuses it.
+    Unclear,
+}
+
+impl Startup<'_> {
+    /// Whether the connection asks for replication, in the words that the server takes: `database`, or a Boolean, which may
+    /// be abbreviated. The last of several counts there; here they are unclear.
+    #[must_use]
+    pub fn replication(&self) -> Replication {
+        let mut asked = self.parameters.iter().filter(|(name, _)| *name == b"replication");
+        let Some((_, value)) = asked.next() else {
+            return Replication::No;
+        };
+        if asked.next().is_some() {
+            return Replication::Unclear;
+        }
+        let value = value.to_ascii_lowercase();
+        let begins = |word: &[u8], least: usize| value.len() >= least && word.starts_with(&value);
+        if value == b"database"
+            || value == b"1"
+            || begins(b"true", 1)
+            || begins(b"yes", 1)
+            || begins(b"on", 2)
+        {
+            Replication::Yes
+        } else if value == b"0" || begins(b"false", 1) || begins(b"no", 1) || begins(b"off", 2) {
+            Replication::No
+        } else {
+            Replication::Unclear
+        }
+    }
+}
+
 /// Takes the first packet off the front, and how long it is. `None`: more bytes are needed.
 pub fn next_first(bytes: &[u8]) -> Result<Option<(First<'_>, usize)>, DecodeError> {
     // A TLS record of type handshake. As a length it would be 369 million.
@@ -179,5 +219,31 @@ mod tests {
         }
         assert!(!sets(b"options", b"-c statement_timeout=5s"));
         assert!(!sets(b"application_name", b"search_path"));
+    }
+
+    /// As `parse_bool` of the server reads them.
+    #[test]
+    fn replication_is_asked_for_in_the_servers_words() {
+        let asks = |values: &[&'static str]| {
+            let parameters = values
+                .iter()
+                .map(|value| (b"replication".as_slice(), value.as_bytes()));
+            Startup {
+                minor: 0,
+                parameters: parameters.collect(),
+            }
+            .replication()
+        };
+        assert_eq!(asks(&[]), Replication::No);
+        for value in ["database", "true", "TRUE", "t", "y", "Yes", "on", "1"] {
+            assert_eq!(asks(&[value]), Replication::Yes, "{value}");
+        }
+        for value in ["false", "F", "n", "no", "off", "of", "0"] {
+            assert_eq!(asks(&[value]), Replication::No, "{value}");
+        }
+        for value in ["", "o", "2", "databases", "truely", "true "] {
+            assert_eq!(asks(&[value]), Replication::Unclear, "{value}");
+        }
+        assert_eq!(asks(&["true", "false"]), Replication::Unclear);
     }
 }

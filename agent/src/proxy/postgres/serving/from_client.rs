@@ -16,6 +16,7 @@ use crate::proxy::postgres::evidence;
 use crate::proxy::postgres::names::{Found, Kind};
 use crate::proxy::postgres::operation::{Prepared, Running, Text};
 use crate::proxy::postgres::tracker::Expect;
+use crate::proxy::postgres::{fastpath, replication};
 use crate::proxy::upstream::{Control, Upstream};
 
 /// What became of one message of the client.
@@ -187,7 +188,10 @@ impl Core {
                     }
                 }
             }
-            b'F' => return self.function_call(raw, upstream, began),
+            b'F' => {
+                let call = frontend::FunctionCall::decode(frame.body).map_err(malformed)?;
+                return self.function_call(call.function, raw, upstream, began);
+            }
             b'X' => {
                 upstream.relay(Control::Terminate, raw);
                 let _ = upstream.send();
@@ -223,6 +227,15 @@ impl Core {
         }
     }
 
+    /// Decides a command of the replication grammar.
+    fn replicate(&mut self) -> Result<(Meaning, Arc<Ruling>), Waiting> {
+        if !self.evidence.has_room() {
+            self.reached("record_queue");
+            return Err(Waiting::Recorder);
+        }
+        Ok((None, self.decider.replication()))
+    }
+
     fn simple(
         &mut self,
         text: &[u8],
@@ -230,7 +243,12 @@ impl Core {
         upstream: &mut Upstream,
         began: Instant,
     ) -> Result<Taken, End> {
-        let (meaning, ruling) = match self.decide(text, upstream) {
+        let decided = if self.replicates && replication::is_command(text) {
+            self.replicate()
+        } else {
+            self.decide(text, upstream)
+        };
+        let (meaning, ruling) = match decided {
             Ok(decided) => decided,
             Err(waiting) => {
                 self.waiting = waiting;
@@ -391,18 +409,33 @@ impl Core {
         Ok(Taken::Yes)
     }
 
-    fn function_call(&mut self, raw: &[u8], upstream: &mut Upstream, began: Instant) -> Result<Taken, End> {
-        // The message names its function by number only, so that nothing is known of it.
-        let ruling = self.decider.unknown();
-        let run = Running::new(
-            Text::from(&b"(function call message)"[..]),
-            Arc::clone(&ruling),
-            began,
-            raw.len(),
-        )
-        .simple();
+    fn function_call(
+        &mut self,
+        function: u32,
+        raw: &[u8],
+        upstream: &mut Upstream,
+        began: Instant,
+    ) -> Result<Taken, End> {
+        let (text, meaning, ruling) = match fastpath::called(function) {
+            Some(text) => match self.decide(text, upstream) {
+                Ok((meaning, ruling)) => (text, meaning, ruling),
+                Err(waiting) => {
+                    self.waiting = waiting;
+                    return Ok(Taken::Wait);
+                }
+            },
+            // The message names its function by number only, so that nothing is known of it.
+            None => (&b"(function call message)"[..], None, self.decider.unknown()),
+        };
+        // Uncertainty denies: its result has no columns that could be masked.
+        let ruling = match ruling.mask_plan() {
+            Some(_) => self.decider.unknown(),
+            None => ruling,
+        };
+        let run = Running::new(Text::from(text), Arc::clone(&ruling), began, raw.len()).simple();
         self.evidence.decided(&run);
         if let Some(permit) = ruling.permit() {
+            self.note(&meaning, &ruling);
             upstream.forward(permit, raw);
             self.tracker.sent(Expect::FunctionCall(run));
         } else {

@@ -68,6 +68,13 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
             })
             .collect()
     });
+    if spec.action == Effect::Allow && effects.contains(SqlEffect::Replication) && relations.is_some() {
+        report.add(
+            spec.effects.referenced.line(),
+            never("`replication` takes the changes of all relations, so `relations` can't bound it"),
+            "allow `replication` in a rule of its own, without `relations`",
+        );
+    }
     if spec.action == Effect::Allow
         && effects.contains(SqlEffect::Execute)
         && relations.is_some()
