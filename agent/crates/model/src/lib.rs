@@ -12,6 +12,6 @@ mod verdict;
 pub use address::{ClientAddr, ListenerAddr, OriginalDst};
 pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
-pub use operation::{EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement};
+pub use operation::{Condition, EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement, Whole};
 pub use recording::{Recording, RecordingLevel};
 pub use verdict::{Decision, Effect, FailureMode, Mode, Reason, SourceAddress, WhenFull};

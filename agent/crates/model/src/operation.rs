@@ -182,4 +182,30 @@ pub struct Statement {
     pub writes: Vec<RelationRef>,
     /// Functions that it calls.
     pub functions: Vec<FunctionRef>,
+    /// Relations whose rows it goes through without a condition that narrows them.
+    pub whole: Vec<Whole>,
+    /// Whether it returns rows of relations without a LIMIT.
+    pub unlimited: bool,
+}
+
+/// That a statement does something to all rows of a relation, as far as its text tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// What it does: read, update, delete or truncate.
+    pub effect: SqlEffect,
+    /// The relation.
+    pub relation: RelationRef,
+    /// Why no condition narrows it.
+    pub condition: Condition,
+    /// Whether a LIMIT narrows it all the same.
+    pub limited: bool,
+}
+
+/// A condition that narrows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Condition {
+    /// There is none.
+    Missing,
+    /// It holds for every row, or names no column and may hold.
+    ConstantTrue,
 }

@@ -5,6 +5,7 @@
 //! is `unknown`.
 
 mod catalog;
+mod condition;
 mod effects;
 mod functions;
 mod lasting;
@@ -54,6 +55,7 @@ pub struct Classified {
     moves: PathMove,
     lasting: Lasting,
     literals_name_types: bool,
+    literals_decide: bool,
     length: usize,
 }
 
@@ -72,11 +74,11 @@ impl Classified {
             .fold(EffectSet::EMPTY, |all, statement| all.union(statement.effects))
     }
 
-    /// Whether the values of integer literals matter: positions in ORDER BY and its kind, and the precision that makes two
-    /// types of `float`. Otherwise a text that differs in free-standing integers alone has the same classification.
+    /// Whether the values of integer literals matter: positions in ORDER BY and its kind, the precision that makes two
+    /// types of `float`, and conditions such as `1 = 1`. Otherwise a text that differs in free-standing integers alone has the same classification.
     #[must_use]
     pub fn literal_sensitive(&self) -> bool {
-        self.literals_name_types || self.shapes.iter().any(|shape| shape.positions)
+        self.literals_name_types || self.literals_decide || self.shapes.iter().any(|shape| shape.positions)
     }
 
     /// Whether unqualified names may mean something else after it. [`Ruling::moves_search_path`](crate::Ruling) knows more:
@@ -166,6 +168,7 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
             (PathMove::Stays, moves) | (moves, PathMove::Stays) => moves,
             _ => PathMove::Anywhere,
         };
+        classified.literals_decide |= walked.by_number;
         classified.lasting = classified.lasting.and(walked.lasting);
         classified.shapes.push(shape::Shape::of(&tree));
         classified.statements.push(walked.statement);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bailiff_model::{
-    Effect, EffectSet, FailureMode, Hop, HopKind, Mode, OriginalDst, PodInfo, Protocol, Recording,
+    Condition, Effect, EffectSet, FailureMode, Hop, HopKind, Mode, OriginalDst, PodInfo, Protocol, Recording,
     SourceAddress, TargetName, WhenFull,
 };
 
@@ -109,10 +109,24 @@ pub(crate) struct Rule {
     pub(crate) effects: EffectSet,
     pub(crate) relations: Option<Vec<(Glob, Glob)>>,
     pub(crate) functions: Option<Vec<(Glob, Glob)>>,
+    pub(crate) scope: Scope,
     pub(crate) action: Effect,
     pub(crate) message: Option<Arc<str>>,
     /// What is recorded of statements that it touches, beside what the policy says.
     pub(crate) recording: Option<Recording>,
+}
+
+/// How much a statement must touch for a rule that forbids to be about it. What is given must all hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Scope {
+    /// Its condition is one of these.
+    pub(crate) conditions: Option<Vec<Condition>>,
+    /// More rows than so many, by the server's estimate, of a relation that no condition narrows.
+    pub(crate) rows_above: Option<u64>,
+    /// It returns rows without a LIMIT.
+    pub(crate) without_limit: bool,
+    /// It comes in a text of more statements than so many.
+    pub(crate) statements_above: Option<u64>,
 }
 
 /// One policy.

@@ -2,8 +2,9 @@
 
 use bailiff_model::{FunctionRef, RelationRef, SqlEffect, Statement};
 
+use crate::catalog::Names;
 use crate::classify::{any_relation, is_catalog, is_pure};
-use crate::compiled::Rule;
+use crate::compiled::{Rule, Scope};
 use crate::glob::Glob;
 
 /// One thing that a statement does, which Allow rules must cover.
@@ -61,9 +62,18 @@ pub(crate) fn parts(statement: &Statement, path_trusted: bool) -> Vec<Part<'_>> 
     parts
 }
 
+/// What is known of a statement besides what it says itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around<'a> {
+    /// How many statements its text has.
+    pub(crate) statements: usize,
+    /// The database's catalog, where it is known.
+    pub(crate) names: Option<&'a Names>,
+}
+
 impl Rule {
-    /// Whether a statement does any of what the rule names. A name without a schema may be in any.
-    pub(crate) fn touches(&self, statement: &Statement) -> bool {
+    /// Whether a statement does any of what the rule names, and as much as it asks for. A name without a schema may be in any.
+    pub(crate) fn touches(&self, statement: &Statement, around: Around<'_>) -> bool {
         let may_be_named = |relation: &RelationRef| {
             self.relations
                 .as_ref()
@@ -86,6 +96,45 @@ impl Rule {
                     is_unseen_code(function) || globs.iter().any(|(_, name)| name.matches(&function.name))
                 })
             })
+            && self.reaches(statement, around)
+    }
+
+    /// Whether a statement touches as much as the rule asks for. Of what can't be told everything is touched.
+    fn reaches(&self, statement: &Statement, around: Around<'_>) -> bool {
+        let Scope {
+            conditions,
+            rows_above,
+            without_limit,
+            statements_above,
+        } = &self.scope;
+        let untold =
+            statement.effects.contains(SqlEffect::Unknown) && self.effects.contains(SqlEffect::Unknown);
+        if untold {
+            return true;
+        }
+        let named = |relation: &RelationRef| {
+            self.relations
+                .as_ref()
+                .is_none_or(|globs| globs.iter().any(|glob| may_match(glob, relation)))
+        };
+        let whole = || {
+            statement.whole.iter().filter(|whole| {
+                self.effects.contains(whole.effect)
+                    && named(&whole.relation)
+                    && conditions
+                        .as_ref()
+                        .is_none_or(|conditions| conditions.contains(&whole.condition))
+            })
+        };
+        let many = |above: u64| {
+            whole().any(|whole| {
+                !whole.limited && rows(&whole.relation, around.names).is_none_or(|rows| rows > above)
+            })
+        };
+        (conditions.is_none() || whole().next().is_some())
+            && rows_above.is_none_or(many)
+            && (!without_limit || statement.unlimited && statement.reads.iter().any(named))
+            && statements_above.is_none_or(|above| around.statements as u64 > above)
     }
 
     /// Whether the rule allows this part. A name without a schema is looked for in `path`, and must be allowed in every
@@ -116,6 +165,17 @@ impl Rule {
         };
         part.effect != SqlEffect::Unknown && self.effects.contains(part.effect) && relations && functions
     }
+}
+
+/// About how many rows a relation has. `None` where that isn't known, which counts as more than any number: uncertainty denies.
+fn rows(relation: &RelationRef, names: Option<&Names>) -> Option<u64> {
+    let names = names?;
+    let found = names.relation(relation.schema.as_deref(), &relation.name);
+    let mut most = None;
+    for candidate in found.candidates()? {
+        most = most.max(Some(names.catalog().rows(candidate.oid)?));
+    }
+    most
 }
 
 /// Stands for code that a statement brings or that was prepared before.

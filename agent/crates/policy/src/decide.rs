@@ -24,7 +24,7 @@ use crate::algebra::{Judged, strictest};
 use crate::catalog::Names;
 use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
-use crate::cover::parts;
+use crate::cover::{Around, parts};
 use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
 use crate::path;
 use crate::permit::{DialPermit, Permit};
@@ -264,12 +264,15 @@ impl ChainPolicy {
             distrusted = classified.distrusted();
             &distrusted
         };
+        let around = Around {
+            statements: classified.statements().len(),
+            names,
+        };
         let judge = |mode: Mode| {
             strictest(classified.statements().iter().flat_map(|statement| {
-                self.hops
-                    .iter()
-                    .enumerate()
-                    .map(move |(hop, policies)| self.judge_hop(statement, hop, policies, mode, settings))
+                self.hops.iter().enumerate().map(move |(hop, policies)| {
+                    self.judge_hop(statement, hop, policies, mode, settings, around)
+                })
             }))
         };
         let nothing = || Judged {
@@ -316,7 +319,7 @@ impl ChainPolicy {
                 classified
                     .statements()
                     .iter()
-                    .any(|statement| rule.touches(statement))
+                    .any(|statement| rule.touches(statement, around))
             }),
         ))
     }
@@ -383,9 +386,13 @@ impl ChainPolicy {
                 "it can't be told what this does, and the target's answer to that is strict",
             ),
         };
+        let nothing_around = Around {
+            statements: usize::MAX,
+            names: None,
+        };
         // Only what forbids counts: no rule can allow what isn't known.
         let forbidden = self.hops.iter().enumerate().filter_map(|(hop, policies)| {
-            let judged = self.judge_hop(&statement, hop, policies, Mode::Enforce, settings);
+            let judged = self.judge_hop(&statement, hop, policies, Mode::Enforce, settings, nothing_around);
             (judged.because.rule.is_some() && judged.effect != Effect::Allow).then_some(judged)
         });
         let judged = strictest(std::iter::once(strict.clone()).chain(forbidden)).unwrap_or(strict);
@@ -483,6 +490,7 @@ impl ChainPolicy {
         policies: &[(Arc<Policy>, About)],
         mode: Mode,
         settings: &Settings,
+        around: Around<'_>,
     ) -> Judged<Reason> {
         let rules = || {
             policies
@@ -516,7 +524,7 @@ impl ChainPolicy {
         };
         let forbidding = strictest(
             rules()
-                .filter(|(_, rule)| rule.action != Effect::Allow && rule.touches(statement))
+                .filter(|(_, rule)| rule.action != Effect::Allow && rule.touches(statement, around))
                 .map(|(policy, rule)| Judged {
                     effect: rule.action,
                     because: because(policy, rule),
@@ -536,7 +544,14 @@ impl ChainPolicy {
         } else {
             &[]
         };
-        let allowing: Vec<_> = rules().filter(|(_, rule)| rule.action != Effect::Deny).collect();
+        // An approval that is asked for some statements alone lets none of the others pass.
+        let allowing: Vec<_> = rules()
+            .filter(|(_, rule)| match rule.action {
+                Effect::Allow => true,
+                Effect::RequireApproval => rule.touches(statement, around),
+                Effect::Deny => false,
+            })
+            .collect();
         let mut by = None;
         let told = statement.effects != EffectSet::EMPTY.with(SqlEffect::Unknown);
         if told && statement.effects.contains(SqlEffect::Unknown) && self.target.unknown < self.target.default

@@ -1,6 +1,7 @@
 //! The walk over a statement's tree.
 
 mod statements;
+mod whole;
 
 use bailiff_model::{FunctionRef, RelationRef, SqlEffect, Statement};
 use serde_json::{Map, Value};
@@ -14,6 +15,8 @@ pub(super) struct Walked {
     pub(super) statement: Statement,
     pub(super) moves: PathMove,
     pub(super) lasting: Lasting,
+    /// Whether what it does depends on a number that stands in it.
+    pub(super) by_number: bool,
 }
 
 /// Where unqualified names are looked for after a statement.
@@ -32,6 +35,7 @@ pub(crate) enum PathMove {
 pub(super) fn statement(tree: &Value) -> Walked {
     let mut walk = Walk::default();
     walk.value(tree);
+    walk.found.unlimited = whole::unlimited(tree) && !walk.found.reads.is_empty();
     for list in [&mut walk.found.reads, &mut walk.found.writes] {
         list.sort();
         list.dedup();
@@ -42,6 +46,7 @@ pub(super) fn statement(tree: &Value) -> Walked {
         statement: walk.found,
         moves: walk.moves,
         lasting: walk.lasting,
+        by_number: walk.by_number,
     }
 }
 
@@ -58,6 +63,7 @@ struct Walk {
     found: Statement,
     moves: PathMove,
     lasting: Lasting,
+    by_number: bool,
     /// Names of CTEs in scope. A relation of such a name, unqualified, is the CTE.
     ctes: Vec<String>,
 }
@@ -171,6 +177,7 @@ impl Walk {
                     SqlEffect::Delete
                 });
                 self.write(fields.get("relation"));
+                self.changes_whole(kind, fields);
                 self.with_scope(fields, &["relation"]);
                 self.returning(fields);
             }
@@ -189,10 +196,12 @@ impl Walk {
                         _ => SqlEffect::Unknown,
                     });
                 }
+                self.merges_whole(fields);
                 self.with_scope(fields, &["relation"]);
             }
             "TruncateStmt" => {
                 self.add(SqlEffect::Truncate);
+                self.empties_whole(fields);
                 for relation in list(fields, "relations") {
                     self.write(relation.pointer("/node/RangeVar"));
                 }
@@ -248,6 +257,7 @@ impl Walk {
             self.write(into.get("rel"));
         }
         let before = self.found.reads.len();
+        self.reads_whole(fields);
         self.with_scope(fields, &["into_clause"]);
         if !list(fields, "locking_clause").is_empty() {
             // FOR UPDATE and its kind lock rows as writing them does, and need the same right.

@@ -4,7 +4,7 @@ mod recording;
 
 use std::collections::BTreeMap;
 
-use bailiff_model::{Effect, FailureMode, Mode, Protocol, SourceAddress, SqlEffect, WhenFull};
+use bailiff_model::{Condition, Effect, FailureMode, Mode, Protocol, SourceAddress, SqlEffect, WhenFull};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -100,9 +100,26 @@ pub(super) struct RuleSpec {
     pub(super) effects: Spanned<Vec<SqlEffect>>,
     pub(super) relations: Option<Spanned<Vec<String>>>,
     pub(super) functions: Option<Spanned<Vec<String>>>,
+    #[serde(rename = "where")]
+    pub(super) conditions: Option<Spanned<Vec<Condition>>>,
+    pub(super) rows: Option<Spanned<Above>>,
+    pub(super) limit: Option<Spanned<Limit>>,
+    pub(super) statements: Option<Spanned<Above>>,
     pub(super) action: Effect,
     pub(super) message: Option<String>,
     pub(super) recording: Option<RecordingSpec>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Above {
+    pub(super) above: u64,
+}
+
+/// Of a LIMIT, the only thing that a rule can be about.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) enum Limit {
+    Missing,
 }
 
 #[derive(Debug, Deserialize)]

@@ -154,6 +154,7 @@ impl Walk {
                 .and_then(Value::as_object)
                 .and_then(as_relation)
             {
+                self.copies_whole(&relation);
                 self.found.reads.push(relation); // Never a CTE.
             }
         }

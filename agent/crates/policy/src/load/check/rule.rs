@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{Effect, EffectSet, SqlEffect};
+use bailiff_model::{Condition, Effect, EffectSet, SqlEffect};
 
 use super::super::schema::RuleSpec;
 use super::recording::compile_recording;
 use super::{Report, relation_glob};
-use crate::compiled::Rule;
+use crate::compiled::{Rule, Scope};
 use crate::glob::Glob;
 
 pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
@@ -94,12 +94,113 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
         effects,
         relations,
         functions,
+        scope: compile_scope(spec, effects, report),
         action: spec.action,
         message: spec.message.as_deref().map(Arc::from),
         recording: spec
             .recording
             .as_ref()
             .map(|recording| compile_recording(recording, report)),
+    }
+}
+
+/// What narrows a rule to statements that touch much.
+fn compile_scope(spec: &RuleSpec, effects: EffectSet, report: &mut Report<'_>) -> Scope {
+    let never = |what: &str| format!("rule {:?} can never match: {what}", spec.name.value);
+    let row_effects = [
+        SqlEffect::Read,
+        SqlEffect::Update,
+        SqlEffect::Delete,
+        SqlEffect::Truncate,
+    ];
+    let about_rows = row_effects.iter().any(|effect| effects.contains(*effect));
+    let fields = [
+        (
+            "where",
+            spec.conditions.as_ref().map(|written| written.referenced.line()),
+        ),
+        (
+            "rows",
+            spec.rows.as_ref().map(|written| written.referenced.line()),
+        ),
+        (
+            "limit",
+            spec.limit.as_ref().map(|written| written.referenced.line()),
+        ),
+        (
+            "statements",
+            spec.statements.as_ref().map(|written| written.referenced.line()),
+        ),
+    ];
+    for (field, line) in fields {
+        let Some(line) = line else { continue };
+        if spec.action == Effect::Allow {
+            report.add(
+                line,
+                format!(
+                    "rule {:?} allows, and `{field}` only narrows what is forbidden",
+                    spec.name.value
+                ),
+                format!("leave `{field}` out, and forbid the rest by a rule with `action: Deny` that has it"),
+            );
+        }
+        if matches!(field, "where" | "rows") && !about_rows {
+            report.add(
+                line,
+                never(&format!(
+                    "`{field}` is about read, update, delete and truncate, none of which it names"
+                )),
+                "add one of them to its effects",
+            );
+        }
+        if field == "limit" && !effects.contains(SqlEffect::Read) {
+            report.add(
+                line,
+                never("`limit` is about read, which isn't among its effects"),
+                "add the effect `read`",
+            );
+        }
+    }
+    if let Some(written) = &spec.conditions {
+        if written.value.is_empty() {
+            report.add(
+                written.referenced.line(),
+                never("`where` is empty"),
+                "name Missing, ConstantTrue or both",
+            );
+        }
+        let only_truncate = about_rows
+            && row_effects
+                .iter()
+                .take(3)
+                .all(|effect| !effects.contains(*effect));
+        if only_truncate && !written.value.contains(&Condition::Missing) {
+            report.add(
+                written.referenced.line(),
+                never("a TRUNCATE has no condition that could be true"),
+                "name Missing",
+            );
+        }
+    }
+    if let Some(written) = spec
+        .statements
+        .as_ref()
+        .filter(|written| written.value.above == 0)
+    {
+        report.add(
+            written.referenced.line(),
+            format!(
+                "rule {:?} narrows nothing: every text has more than 0 statements",
+                spec.name.value
+            ),
+            "leave `statements` out, or write 1 for texts of several",
+        );
+    }
+    Scope {
+        conditions: spec.conditions.as_ref().map(|written| written.value.clone()),
+        rows_above: spec.rows.as_ref().map(|written| written.value.above),
+        without_limit: spec.limit.is_some(),
+        statements_above: spec.statements.as_ref().map(|written| written.value.above),
     }
 }
 
@@ -127,6 +228,7 @@ pub(super) fn check_reach(rules: &[Rule], specs: &[RuleSpec], report: &mut Repor
                         .all(|effect| stricter.effects.contains(effect))
                     && covers_names(stricter.relations.as_deref(), rule.relations.as_deref())
                     && stricter.functions.is_none()
+                    && stricter.scope == Scope::default()
             });
         if let Some((_, (stricter, _))) = hidden {
             let reason = format!(
