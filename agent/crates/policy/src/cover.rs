@@ -71,6 +71,14 @@ pub(crate) struct Around<'a> {
     pub(crate) names: Option<&'a Names>,
 }
 
+impl Around<'_> {
+    /// Of an operation that comes alone, where no catalog is asked.
+    pub(crate) const ALONE: Self = Self {
+        statements: 1,
+        names: None,
+    };
+}
+
 impl Rule {
     /// Whether a statement does any of what the rule names, and as much as it asks for. A name without a schema may be in any.
     pub(crate) fn touches(&self, statement: &Statement, around: Around<'_>) -> bool {

@@ -332,12 +332,9 @@ impl ChainPolicy {
             ..Statement::default()
         };
         let judge = |mode: Mode| {
-            strictest(
-                self.hops
-                    .iter()
-                    .enumerate()
-                    .map(|(hop, policies)| self.judge_hop(&statement, hop, policies, mode, settings)),
-            )
+            strictest(self.hops.iter().enumerate().map(|(hop, policies)| {
+                self.judge_hop(&statement, hop, policies, mode, settings, Around::ALONE)
+            }))
         };
         // Uncertainty denies: without a hop there is nobody to allow it to.
         let mut judged = judge(Mode::Enforce).unwrap_or_else(|| Judged {
@@ -356,7 +353,7 @@ impl ChainPolicy {
                 }),
             };
         }
-        let recording = self.recording_of(|rule| rule.touches(&statement));
+        let recording = self.recording_of(|rule| rule.touches(&statement, Around::ALONE));
         Arc::new(self.ruling(
             judged,
             watched,
