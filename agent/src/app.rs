@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::attribution::{Attribution, PodEntry};
+use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::metrics::Metrics;
 use crate::older::Older;
@@ -75,6 +76,7 @@ pub struct Agent {
     workers: Arc<Workers>,
     recorder: Recorder,
     admin: Option<Admin>,
+    control: Option<Control>,
     listening: Mutex<Vec<CancellationToken>>,
     quiet: Option<JoinHandle<()>>,
     followers: Arc<Followers>,
@@ -152,6 +154,7 @@ impl Agent {
             .admin
             .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&workers)))
             .transpose()?;
+        let control = Control::start(&options.record, Arc::clone(&workers))?;
         let stop = Arc::new(AtomicBool::new(false));
         let followers = Arc::<Followers>::default();
         let quiet = Quiet {
@@ -176,6 +179,7 @@ impl Agent {
             workers,
             recorder,
             admin,
+            control: Some(control),
             listening: Mutex::default(),
             quiet: Some(quiet),
             followers,
@@ -262,6 +266,9 @@ impl Agent {
         }
         if let Some(admin) = self.admin.take() {
             admin.stop();
+        }
+        if let Some(control) = self.control.take() {
+            control.stop();
         }
         let redirect = self.redirect.lock().ok().and_then(|mut held| held.take());
         if let Some(redirect) = redirect {

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod app;
 pub mod attribution;
 pub mod cli;
+mod control;
 pub mod decide;
 pub(crate) mod mask;
 pub mod metrics;

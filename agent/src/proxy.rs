@@ -5,6 +5,7 @@ mod dial;
 mod end;
 mod leg;
 mod limits;
+pub(crate) mod live;
 mod postgres;
 mod upstream;
 pub(crate) mod worker;

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use bailiff_model::{Chain, Decision, OriginalDst, RecordingLevel, SessionId, TargetName};
 
 use crate::metrics::Metrics;
+pub use crate::proxy::live::Killing;
 
 pub(crate) use content::Watched;
 pub use content::{Answer, Bound, Content, Values};
@@ -112,6 +113,8 @@ pub struct SessionEnd {
     pub denied: u64,
     /// Operations that went on unrecorded.
     pub unrecorded: u64,
+    /// Who ended it, where somebody did.
+    pub killed: Option<Arc<Killing>>,
 }
 
 /// Something to be recorded.
@@ -327,7 +330,7 @@ impl WorkerRecorder {
 }
 
 /// A statement's text as it may be recorded: without the literals of one that sets a password. `None` where texts aren't recorded.
-fn recordable(text: &[u8], level: RecordingLevel) -> Option<Cow<'_, str>> {
+pub(crate) fn recordable(text: &[u8], level: RecordingLevel) -> Option<Cow<'_, str>> {
     if level < RecordingLevel::Statement {
         return None;
     }
@@ -359,4 +362,4 @@ fn names_a_password(text: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -111,6 +111,7 @@ fn events_in(record: &Path) -> Result<Vec<Value>> {
     let mut files: Vec<_> = std::fs::read_dir(record)?
         .flatten()
         .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
         .collect();
     files.sort();
     let mut events = Vec::new();

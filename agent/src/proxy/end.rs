@@ -1,8 +1,11 @@
 //! Why a session ends.
 
 use std::io;
+use std::sync::Arc;
 
 use bailiff_wire::postgres::DecodeError;
+
+use super::live::Killing;
 
 /// Which side of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +75,9 @@ pub enum End {
     /// The agent is leaving.
     #[error("the agent is draining")]
     Drained,
+    /// Somebody ended it by its id.
+    #[error("ended by user {} (process {})", .0.uid, .0.pid)]
+    Killed(Arc<Killing>, String),
     /// Columns that have to be masked can't be told from the others.
     #[error("the columns to mask can't be told from the others")]
     Unmaskable,
@@ -81,6 +87,13 @@ pub enum End {
 }
 
 impl End {
+    /// The end of a session that somebody ended.
+    pub(crate) fn killed(killing: Arc<Killing>) -> Self {
+        let why = killing.reason.as_deref().unwrap_or("no reason was given");
+        let text = format!("terminating connection: an operator ended this session: {why}");
+        Self::Killed(killing, text)
+    }
+
     /// The label in metrics and records. Bounded.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -99,6 +112,7 @@ impl End {
             Self::Denied => "denied",
             Self::Unreachable(_) => "unreachable",
             Self::Drained => "drained",
+            Self::Killed(..) => "killed",
             Self::Unmaskable => "unmaskable",
         }
     }
@@ -148,7 +162,7 @@ impl End {
     ///
     /// Never the inner error, which may quote what the target said.
     #[must_use]
-    pub fn for_client(&self) -> Option<(&'static str, &'static str)> {
+    pub fn for_client(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::Malformed {
                 side: Side::Client, ..
@@ -176,6 +190,7 @@ impl End {
                 "57P01",
                 "terminating connection: the agent on this node is being replaced; connect again",
             )),
+            Self::Killed(_, text) => Some(("57P01", text)),
             Self::Unmaskable => Some((
                 "42501",
                 "the result has columns that must be masked and can't be told from the others",

@@ -9,15 +9,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use bailiff_kernel::Origin;
+use bailiff_model::SessionId;
 use bailiff_policy::ParserPool;
 use bailiff_wire::postgres::Limits as WireLimits;
 
 use super::leg::READ_SIZE;
 use super::limits::Limits;
+use super::live::{Killing, LiveSessions, Order, Seen};
 use crate::attribution::Attribution;
 use crate::decide::{ClassificationCache, InForce};
 use crate::metrics::Metrics;
@@ -159,6 +161,8 @@ pub(crate) struct WorkerShared {
     pub(crate) frontend_limits: WireLimits,
     pub(crate) backend_limits: WireLimits,
     pub(crate) drain: Drain,
+    /// The sessions that are open.
+    pub(crate) live: Rc<LiveSessions>,
     /// Memory that the sessions hold, in bytes, and how much they may.
     pub(crate) held: Cell<usize>,
     pub(crate) may_hold: usize,
@@ -173,6 +177,7 @@ pub struct Workers {
 
 struct Thread {
     inbox: mpsc::UnboundedSender<Accepted>,
+    orders: mpsc::UnboundedSender<Order>,
     /// Milliseconds after `started` at which the worker last showed that it lives.
     alive: Arc<AtomicU64>,
     sessions: Arc<AtomicUsize>,
@@ -189,11 +194,13 @@ impl Workers {
         for number in 0..options.threads.max(1) {
             // Unbounded in type only: the slots bound how many connections there are.
             let (inbox, connections) = mpsc::unbounded_channel();
+            let (orders, ordered) = mpsc::unbounded_channel();
             let (alive, sessions, stop) = (Arc::default(), Arc::default(), Arc::<AtomicBool>::default());
             let seat = Seat {
                 options: options.clone(),
                 recorder: recorder.worker(),
                 connections,
+                ordered,
                 alive: Arc::clone(&alive),
                 sessions: Arc::clone(&sessions),
                 stop: Arc::clone(&stop),
@@ -206,6 +213,7 @@ impl Workers {
                 .context("cannot start a worker thread")?;
             threads.push(Thread {
                 inbox,
+                orders,
                 alive,
                 sessions,
                 stop,
@@ -243,6 +251,32 @@ impl Workers {
             .min()
             .unwrap_or(0);
         now.saturating_sub(Duration::from_millis(oldest))
+    }
+
+    /// Has every session that is open tell of itself. The list is complete when the channel has no more senders.
+    pub(crate) fn list(&self, to: &mpsc::UnboundedSender<Seen>) {
+        for thread in &self.threads {
+            let _ = thread.orders.send(Order::List(to.clone())); // A worker that is gone has no sessions.
+        }
+    }
+
+    /// Ends a session. `None` where there is none of this id; otherwise something that is ready when it has ended.
+    ///
+    /// Cancel-safe: the session ends all the same.
+    pub(crate) async fn kill(
+        &self,
+        session: &SessionId,
+        killing: &Arc<Killing>,
+    ) -> Option<oneshot::Receiver<()>> {
+        for thread in &self.threads {
+            let (answer, found) = oneshot::channel();
+            let order = Order::Kill(session.clone(), Arc::clone(killing), answer);
+            let _ = thread.orders.send(order);
+            if let Ok(end) = found.await {
+                return Some(end);
+            }
+        }
+        None
     }
 
     /// How many sessions are open.
@@ -298,6 +332,7 @@ struct Seat {
     options: WorkersOptions,
     recorder: WorkerRecorder,
     connections: mpsc::UnboundedReceiver<Accepted>,
+    ordered: mpsc::UnboundedReceiver<Order>,
     alive: Arc<AtomicU64>,
     sessions: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -329,6 +364,7 @@ impl Seat {
             recorder: RefCell::new(self.recorder),
             clock: Cell::new(Clock::now()),
             drain: self.drain,
+            live: Rc::default(),
             held: Cell::new(0),
             may_hold,
         });
@@ -345,6 +381,7 @@ impl Seat {
                         sessions.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
+                Some(order) = self.ordered.recv() => shared.live.carry_out(order),
                 _ = tick.tick() => {
                     let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     self.alive.store(millis, Ordering::Relaxed);

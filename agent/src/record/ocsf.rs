@@ -351,12 +351,23 @@ struct WouldBe<'a> {
 }
 
 #[derive(Serialize)]
-struct EndMore {
+struct EndMore<'a> {
     event: &'static str,
     why: &'static str,
     operations: u64,
     denied: u64,
     unrecorded: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    killed_by: Option<KilledBy<'a>>,
+}
+
+#[derive(Serialize)]
+struct KilledBy<'a> {
+    uid: u32,
+    pid: i32,
+    program: &'a str,
+    reason: Option<&'a str>,
+    time: u64,
 }
 
 /// Effects as a list of their names.
@@ -465,13 +476,20 @@ fn names(reason: &Reason) -> (Option<&str>, Option<&str>) {
     (reason.policy.as_deref(), reason.rule.as_deref())
 }
 
-fn ended(end: &SessionEnd) -> Line<'_, EndMore> {
+fn ended(end: &SessionEnd) -> Line<'_, EndMore<'_>> {
     let more = EndMore {
         event: "session_end",
         why: end.why,
         operations: end.operations,
         denied: end.denied,
         unrecorded: end.unrecorded,
+        killed_by: end.killed.as_deref().map(|killed| KilledBy {
+            uid: killed.uid,
+            pid: killed.pid,
+            program: &killed.program,
+            reason: killed.reason.as_deref(),
+            time: millis(killed.at),
+        }),
     };
     head(&end.session, OTHER, end.at, end.operations + 1, true, more)
 }

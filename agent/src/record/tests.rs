@@ -50,7 +50,7 @@ fn session() -> SessionId {
     SessionId::new("0123456789abcdef")
 }
 
-fn start() -> Arc<SessionStart> {
+pub(crate) fn start() -> Arc<SessionStart> {
     let pod = PodInfo {
         namespace: "ci".to_owned(),
         name: "runner".to_owned(),
@@ -114,6 +114,7 @@ fn end() -> Event {
         operations: 2,
         denied: 1,
         unrecorded: 0,
+        killed: None,
     })
 }
 

@@ -15,6 +15,7 @@ use bailiff_wire::postgres::content;
 use super::operation::{Prepared, Running};
 use crate::metrics::Metrics;
 use crate::proxy::end::End;
+use crate::proxy::live::{Live, Now, RunningNow};
 use crate::proxy::worker::WorkerShared;
 use crate::record::{
     Bound, Content, Event, OperationEnd, Outcome, SessionEnd, SessionStart, Values, Watched,
@@ -39,6 +40,7 @@ pub(crate) struct SessionEvidence {
     shared: Rc<WorkerShared>,
     metrics: Arc<Metrics>,
     session: Arc<SessionStart>,
+    live: Rc<Live>,
     when_full: WhenFull,
     operations: u64,
     finished: u64,
@@ -75,6 +77,7 @@ impl SessionEvidence {
             shared: Rc::clone(shared),
             metrics: Arc::clone(&shared.options.metrics),
             session: Arc::clone(&session),
+            live: Live::new(&shared.live, &session),
             when_full: target.when_full,
             operations: 0,
             finished: 0,
@@ -195,6 +198,21 @@ impl SessionEvidence {
         Some(Box::new(Content { values, answer }))
     }
 
+    /// By what the session is found while it is open.
+    pub(crate) fn live(&self) -> &Rc<Live> {
+        &self.live
+    }
+
+    /// What it does, for whoever asks.
+    pub(crate) fn now(&self, in_transaction: bool, running: Option<RunningNow>) -> Now {
+        Now {
+            operations: self.operations,
+            denied: self.denied,
+            in_transaction,
+            running,
+        }
+    }
+
     /// Looks at the answer that comes from here on.
     pub(crate) fn watch(&mut self, recording: Recording) {
         self.watched
@@ -285,6 +303,7 @@ impl SessionEvidence {
             operations: self.operations,
             denied: self.denied,
             unrecorded: self.unrecorded,
+            killed: self.live.killing().filter(|_| matches!(end, End::Killed(..))),
         });
         if self.begun {
             // There are never more of these than sessions.

@@ -19,6 +19,7 @@ use crate::decide::Decider;
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::{HIGH_WATER, Leg, READ_SIZE, Read};
 use crate::proxy::limits::Limits;
+use crate::proxy::live::{Now, RunningNow};
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::WorkerShared;
 use crate::record::Outcome;
@@ -94,12 +95,21 @@ impl Serving {
         let shared = Rc::clone(&self.core.shared);
         let mut all_end = Box::pin(unconstrained(shared.drain.clone().all_end()));
         let mut registered = false;
+        let live = Rc::clone(self.core.evidence.live());
         let end = match self.take_up() {
             Err(end) => end,
             Ok(()) => {
                 poll_fn(|cx| {
                     if let Err(end) = self.poll(cx) {
                         return Poll::Ready(end);
+                    }
+                    if !registered {
+                        live.serves(cx);
+                    }
+                    if (live.is_called() || !registered)
+                        && let Some(killing) = live.answer(|| self.core.now())
+                    {
+                        return Poll::Ready(End::killed(killing));
                     }
                     // Asked once, draining wakes this task, whose waker stays the same; so it is asked again only then.
                     if !std::mem::replace(&mut registered, true) || shared.drain.has_begun() {
@@ -305,6 +315,16 @@ impl Core {
     fn reached(&self, limit: &'static str) {
         self.shared.options.metrics.limit(limit);
         tracing::debug!(limit, "a session waits");
+    }
+
+    /// What the session does, for whoever asks.
+    fn now(&self) -> Now {
+        let running = self.tracker.front().map(|run| RunningNow {
+            text: Arc::clone(&run.text),
+            level: run.ruling.recording().level(),
+            age: run.began.elapsed(),
+        });
+        self.evidence.now(!self.transaction_idle, running)
     }
 
     fn is_idle(&self) -> bool {

@@ -175,6 +175,17 @@ impl Tracker {
         }
     }
 
+    /// The first operation whose answer is outstanding.
+    pub(crate) fn front(&self) -> Option<&Running> {
+        self.queue.iter().find_map(|expect| match expect {
+            Expect::Query(run)
+            | Expect::FunctionCall(run)
+            | Expect::Execute(run, _)
+            | Expect::Refused(run) => Some(run),
+            _ => None,
+        })
+    }
+
     /// The statement whose columns the server's next RowDescription tells, where it isn't a simple query's.
     pub(crate) fn described(&self) -> Option<&Rc<Prepared>> {
         match self.queue.front() {

@@ -1,0 +1,126 @@
+//! The record's files, read line by line, also while they are written.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// How far the files of a record were read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    directory: PathBuf,
+    read: BTreeMap<PathBuf, u64>,
+}
+
+impl Reader {
+    /// Begins at the record's beginning.
+    pub(super) fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            read: BTreeMap::new(),
+        }
+    }
+
+    /// Hands on every event that was written since the last call. A line without an end is left for later: it is being written,
+    /// or a crash cut it off.
+    pub(super) fn more(&mut self, mut event: impl FnMut(Value)) -> Result<()> {
+        let files = crate::record::files(&self.directory).with_context(|| {
+            format!(
+                "there is no record in {}; give its directory with --dir",
+                self.directory.display()
+            )
+        })?;
+        self.read.retain(|path, _| files.contains(path));
+        for path in files {
+            let before = self.read.get(&path).copied().unwrap_or(0);
+            let file = std::fs::File::open(&path);
+            let mut file = match file {
+                Ok(file) => file,
+                // An agent that needed room has just removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+            };
+            let after = Self::file(&mut file, before, &mut event)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            self.read.insert(path, after);
+        }
+        Ok(())
+    }
+
+    fn file(file: &mut std::fs::File, from: u64, event: &mut impl FnMut(Value)) -> std::io::Result<u64> {
+        // A write that failed is taken back, so that a file may have become shorter.
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(from))?;
+        let mut lines = BufReader::new(file.take(length.saturating_sub(from)));
+        let (mut at, mut line) = (from, Vec::new());
+        loop {
+            line.clear();
+            // As bytes: a cut may go through a character.
+            let read = lines.read_until(b'\n', &mut line)?;
+            if line.last() != Some(&b'\n') {
+                return Ok(at);
+            }
+            at += read as u64;
+            if let Ok(found) = serde_json::from_slice::<Value>(&line) {
+                event(found);
+            }
+        }
+    }
+}
+
+pub(super) fn text<'a>(event: &'a Value, place: &str) -> &'a str {
+    event.pointer(place).and_then(Value::as_str).unwrap_or("-")
+}
+
+pub(super) fn number(event: &Value, place: &str) -> u64 {
+    event.pointer(place).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// Which session an event is about.
+pub(super) fn session(event: &Value) -> Option<&str> {
+    event.pointer("/metadata/correlation_uid").and_then(Value::as_str)
+}
+
+pub(super) fn is(event: &Value, kind: &str) -> bool {
+    text(event, "/unmapped/event") == kind
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_off_waits_for_its_end() {
+        let directory = std::env::temp_dir().join(format!("bailiff-sessions-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let line = |id: &str| format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\"}}}}\n");
+        let path = directory.join("sessions-1.jsonl");
+        // Half of a two-byte character.
+        let cut = b"{\"metadata\":{\"correlation_uid\":\"\xc3";
+        std::fs::write(
+            &path,
+            [line("bb").as_bytes(), line("aa").as_bytes(), cut].concat(),
+        )
+        .unwrap();
+        let mut reader = Reader::new(&directory);
+        let mut ids = Vec::new();
+        let mut more = |ids: &mut Vec<String>| {
+            reader
+                .more(|event| ids.extend(session(&event).map(str::to_owned)))
+                .unwrap();
+        };
+        more(&mut ids);
+        assert_eq!(ids, ["bb", "aa"]);
+        more(&mut ids);
+        assert_eq!(ids.len(), 2);
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"\xa9\"}}\n").unwrap();
+        more(&mut ids);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(ids, ["bb", "aa", "é"]);
+    }
+}
