@@ -1,5 +1,6 @@
 //! `bailiff sessions` beside real agents: what is open is listed, ended on request, and told as a story.
 
+use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ impl Stage {
             return Ok(None);
         }
         let server = Postgres::start_anywhere()?;
-        server.sql("create table kept(it int)")?;
+        server.sql("create table kept(it int); create table locked(it int)")?;
         let enforced = Enforced::with(&[
             ("target.yaml", &target(server.address(), "")),
             ("policy.yaml", &policy(&format!("{ALLOW_ALL}{more}"))),
@@ -168,11 +169,14 @@ fn a_session_is_ended_whatever_it_does() -> Result<()> {
         "copy (select repeat('x', 10000) from generate_series(1, 100000)) to stdout",
     ))?;
 
+    // Somebody else holds what its second statement waits for.
+    let mut holder = Client::started(TcpStream::connect((stage.server.address(), Postgres::PORT))?)?;
+    holder.ask("begin; lock table locked")?;
     let mut pipeline = stage.session(&agent, "pipeline")?;
     pipeline.send(
         &[
             say::run("insert into kept values (3)"),
-            say::run("select pg_sleep(3600)"),
+            say::run("insert into locked values (3)"),
             say::run("insert into kept values (4)"),
             say::sync(),
         ]
