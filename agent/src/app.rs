@@ -21,7 +21,7 @@ use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::metrics::Metrics;
 use crate::older::Older;
-use crate::proxy::{Acceptor, Limits, PodListeners, Workers, WorkersOptions};
+use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 
 /// Who is told of changed targets.
@@ -108,7 +108,10 @@ impl Agent {
     /// Loads the policies, puts the kernel side in force and starts all threads.
     pub fn start(options: AgentOptions) -> Result<Self> {
         let set = PolicySet::load(&options.config)?;
+        let files = read_files(&set)?;
         let metrics = Arc::new(Metrics::new()?);
+        metrics.certificates(files.expiries());
+        let materials = Arc::new(Materials::new(files));
         let mut redirect = Redirect::load(RedirectOptions {
             pins: options.pins.clone(),
             pods_cgroup: options.pods_cgroup.clone(),
@@ -139,6 +142,8 @@ impl Agent {
                 in_force: Arc::clone(&in_force),
                 attribution: Arc::clone(&attribution),
                 parsers: Arc::new(ParserPool::new(1, limits.grammar_queue)?),
+                materials: Arc::clone(&materials),
+                cancels: Arc::<Cancels>::default(),
                 metrics: Arc::clone(&metrics),
             },
             &recorder,
@@ -160,6 +165,7 @@ impl Agent {
         let quiet = Quiet {
             watcher: Watcher::new(&options.config),
             in_force: Arc::clone(&in_force),
+            materials,
             redirect: Arc::clone(&redirect),
             older: Arc::clone(&older),
             followers: Arc::clone(&followers),
@@ -282,11 +288,20 @@ impl Agent {
 struct Quiet {
     watcher: Watcher,
     in_force: Arc<InForce>,
+    materials: Arc<Materials>,
     redirect: KernelSide,
     older: Arc<Older>,
     followers: Arc<Followers>,
     metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
+}
+
+/// The files that targets and policies name. What can't be used is told as a whole.
+fn read_files(set: &PolicySet) -> Result<Snapshot> {
+    Snapshot::read(set).map_err(|errors| {
+        let told: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
+        anyhow::anyhow!("{} problem(s) with files:{}", errors.len(), told.concat())
+    })
 }
 
 impl Quiet {
@@ -307,9 +322,20 @@ impl Quiet {
                 continue;
             }
             self.look_for_detached();
+            self.look_at_files();
             match self.watcher.changed() {
                 None => self.older.again(&entries(&self.in_force.load())),
                 Some(Ok(set)) => {
+                    // Before the policies: a session finds what its target's definition names.
+                    match read_files(&set) {
+                        Ok(files) => self.put_in_force(files),
+                        Err(error) => {
+                            self.metrics.policies_refused.set(1);
+                            self.metrics.policy_reload_errors.inc();
+                            tracing::error!("the policies stay as they were: {error:#}");
+                            continue;
+                        }
+                    }
                     // New addresses first: an operation on them waits for the policy rather than passing by it.
                     let updated = steer(&self.redirect, |redirect| redirect.set_targets(&entries(&set)));
                     if let Some(Err(error)) = updated {
@@ -338,6 +364,38 @@ impl Quiet {
                 }
             }
         }
+    }
+
+    /// Takes up certificates and passwords that were renewed.
+    fn look_at_files(&self) {
+        let now = self.materials.load();
+        let expired = i64::try_from(now.expired()).unwrap_or(i64::MAX);
+        if expired > self.metrics.certificates_expired.get() {
+            tracing::error!(expired, "a certificate of a target has ended; renew it");
+        }
+        self.metrics.certificates_expired.set(expired);
+        let refused = self.metrics.tls_files_refused.get() == 1;
+        if !now.is_stale() && !refused {
+            return;
+        }
+        match read_files(&self.in_force.load()) {
+            Ok(files) => {
+                self.put_in_force(files);
+                tracing::info!("certificates and credentials read anew");
+            }
+            // Said once: they may be half written, and are looked at again in a second.
+            Err(error) if !refused => {
+                self.metrics.tls_files_refused.set(1);
+                tracing::error!("certificates and credentials stay as they were: {error:#}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn put_in_force(&self, files: Snapshot) {
+        self.metrics.certificates(files.expiries());
+        self.metrics.tls_files_refused.set(0);
+        self.materials.replace(files);
     }
 
     /// Whether the kernel runs the programs, rather than whether they were attached once.

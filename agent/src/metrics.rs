@@ -1,9 +1,12 @@
 //! Counters for Prometheus. Labels are of bounded number: never a pod, a path or a statement.
 
-use bailiff_model::{Effect, Protocol, SqlEffect};
+use bailiff_model::{Effect, Protocol, SqlEffect, TargetName};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+
+use crate::proxy::tls::Expiry;
 
 /// All metrics of the data path.
 #[derive(Debug)]
@@ -43,6 +46,11 @@ pub struct Metrics {
     pub draining: IntGauge,
     /// Connections destroyed because they were older than their protection.
     pub destroyed: IntCounter,
+    /// Certificates of targets' definitions that have ended.
+    pub certificates_expired: IntGauge,
+    /// 1 while files that targets name can't be used, so that earlier ones are in force.
+    pub tls_files_refused: IntGauge,
+    certificate_expiry: IntGaugeVec,
     refused: IntCounterVec,
     limits: IntCounterVec,
     ended: IntCounterVec,
@@ -93,6 +101,14 @@ impl Metrics {
                 })
             })
             .collect();
+        let certificate_expiry = IntGaugeVec::new(
+            Opts::new(
+                "bailiff_certificate_expiry_timestamp_seconds",
+                "When certificates end, in seconds since 1970: those of targets' definitions, and those that targets show.",
+            ),
+            &["target", "role"],
+        )?;
+        registry.register(Box::new(certificate_expiry.clone()))?;
         let build = family("bailiff_build_info", "The build; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).inc();
         Ok(Self {
@@ -137,6 +153,15 @@ impl Metrics {
                 "bailiff_connections_destroyed_total",
                 "Connections destroyed because they were older than their protection.",
             )?,
+            certificates_expired: gauge(
+                "bailiff_certificates_expired",
+                "Certificates of targets' definitions that have ended.",
+            )?,
+            tls_files_refused: gauge(
+                "bailiff_tls_files_refused",
+                "1 while files that targets name can't be used, so that earlier ones are in force.",
+            )?,
+            certificate_expiry,
             refused: family(
                 "bailiff_connections_refused_total",
                 "Connections closed before a session, by reason.",
@@ -176,6 +201,27 @@ impl Metrics {
     /// Counts that a limit was reached. Names are words of the program.
     pub fn limit(&self, limit: &'static str) {
         self.limits.with_label_values(&[limit]).inc();
+    }
+
+    /// Notes when certificates end. Targets are as many as the operator defined; those that are gone are forgotten.
+    pub fn certificates(&self, expiries: &[Expiry]) {
+        self.certificate_expiry.reset();
+        for expiry in expiries {
+            self.certificate_expires(&expiry.target, expiry.role, expiry.at);
+        }
+    }
+
+    /// Notes the certificate that a target showed.
+    pub fn target_certificate(&self, target: &TargetName, shown: &[u8]) {
+        if let Some(at) = crate::proxy::tls::expiry(shown) {
+            self.certificate_expires(target, "target", at);
+        }
+    }
+
+    fn certificate_expires(&self, target: &TargetName, role: &str, at: i64) {
+        self.certificate_expiry
+            .with_label_values(&[target.as_str(), role])
+            .set(at);
     }
 
     /// Counts a session's end.

@@ -1,12 +1,13 @@
 //! The data path: accept, attribute, decide, dial, and one session a connection.
 
 mod accept;
-mod dial;
+pub(crate) mod dial;
 mod end;
 mod leg;
 mod limits;
 pub(crate) mod live;
 mod postgres;
+pub(crate) mod tls;
 mod upstream;
 pub(crate) mod worker;
 
@@ -14,4 +15,6 @@ pub use accept::Acceptor;
 pub(crate) use accept::PodListeners;
 pub use end::{End, Side};
 pub use limits::{LimitError, LimitSetting, Limits};
+pub use postgres::cancel::Cancels;
+pub use tls::{Expiry, FileError, Materials, Snapshot};
 pub use worker::{Workers, WorkersOptions};

@@ -51,6 +51,8 @@ pub struct SessionStart {
     pub database: String,
     /// The application's name, as the client gave it.
     pub application: String,
+    /// The user and database that the target was told instead, where policy maps them.
+    pub connected_as: Option<(String, String)>,
 }
 
 /// How an operation came to its end.

@@ -1,5 +1,6 @@
 //! The harness: throw-away PostgreSQL servers, the agent's binary, and a client that says whatever a test wants.
 
+mod certificates;
 mod client;
 mod compared;
 mod config;
@@ -22,6 +23,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub use certificates::Authority;
 pub use client::{Client, Message, message, say};
 pub use compared::{Compared, Same, client_program};
 pub use config::{ALLOW_ALL, policy, target};

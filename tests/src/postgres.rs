@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 
-use crate::check;
+use crate::{Authority, check};
 
 /// A PostgreSQL server of the distribution's, with its files in a directory of its own. Dropping it ends it.
 #[derive(Debug)]
@@ -134,11 +134,34 @@ impl Postgres {
         self.authenticate(role, "scram-sha-256")
     }
 
-    /// Has a role authenticated by a method of pg_hba.conf from now on.
-    pub fn authenticate(&self, role: &str, method: &str) -> Result<()> {
-        let path = self.directory.path().join("data/pg_hba.conf");
-        let rules = std::fs::read_to_string(&path)?;
-        std::fs::write(&path, format!("host all {role} all {method}\n{rules}"))?;
+    /// Speaks TLS from now on, with a certificate for these names, and verifies clients' certificates by the same CA.
+    pub fn offer_tls(&self, authority: &Authority, names: &[&str]) -> Result<()> {
+        let directory = self.directory.path();
+        let (certificate, key) = authority.leaf(names, None)?;
+        let [own_certificate, own_key, own_ca] =
+            ["server.pem", "server.key", "ca.pem"].map(|name| directory.join(name));
+        std::fs::copy(authority.certificate(), &own_ca)?;
+        std::fs::copy(certificate, &own_certificate)?;
+        std::fs::copy(key, &own_key)?;
+        check(
+            Command::new("chown")
+                .arg("postgres")
+                .args([&own_certificate, &own_key, &own_ca]),
+        )?;
+        check(Command::new("chmod").arg("600").arg(&own_key))?;
+        for (setting, value) in [
+            ("ssl_cert_file", own_certificate),
+            ("ssl_key_file", own_key),
+            ("ssl_ca_file", own_ca),
+        ] {
+            self.sql(&format!("alter system set {setting} = '{}'", value.display()))?;
+        }
+        self.sql("alter system set ssl = on")?;
+        self.reload()
+    }
+
+    /// Has it read its configuration anew.
+    pub fn reload(&self) -> Result<()> {
         let loaded = || self.sql("select pg_conf_load_time()");
         let before = loaded()?;
         self.sql("select pg_reload_conf()")?;
@@ -146,6 +169,24 @@ impl Postgres {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    /// Puts these lines of pg_hba.conf before all others.
+    pub fn let_in(&self, lines: &str) -> Result<()> {
+        let path = self.directory.path().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("{lines}\n{rules}"))?;
+        self.reload()
+    }
+
+    /// Has a role asked for its password from now on.
+    pub fn ask_for_passwords(&self, role: &str) -> Result<()> {
+        self.authenticate(role, "scram-sha-256")
+    }
+
+    /// Has a role authenticated by a method of pg_hba.conf from now on.
+    pub fn authenticate(&self, role: &str, method: &str) -> Result<()> {
+        self.let_in(&format!("host all {role} all {method}"))
     }
 
     fn as_postgres(&self, program: &str) -> Command {

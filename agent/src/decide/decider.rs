@@ -5,7 +5,9 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bailiff_model::Chain;
-use bailiff_policy::{ChainPolicy, Classified, ParserPool, Ruling, Settings, Target, Unclassified};
+use bailiff_policy::{
+    ChainPolicy, Classified, ConnectAs, ParserPool, Ruling, Settings, Target, Unclassified,
+};
 use bailiff_wire::sql::{Normal, normalise};
 use foldhash::HashMap;
 use tokio::sync::oneshot;
@@ -46,6 +48,14 @@ struct Parsing {
     lifted: Option<Box<[u8]>>,
 }
 
+/// How a session came to its target. A policy that asks for something else ends it.
+pub(crate) struct Standing {
+    /// Whether what passes can be read on the pod's own wire.
+    pub(crate) exposed: bool,
+    /// As whom it connects.
+    pub(crate) mapping: ConnectAs,
+}
+
 /// Decides for one session, and keeps what its decisions depend on.
 pub(crate) struct Decider {
     in_force: Arc<InForce>,
@@ -60,6 +70,9 @@ pub(crate) struct Decider {
     settings: Settings,
     settings_may_change: bool,
     parsing: Option<Parsing>,
+    standing: Standing,
+    /// A changed policy asks for another standing.
+    outdated: bool,
     /// By the address of what they are about. That it isn't freed is all that is needed of it.
     rulings: HashMap<usize, (Weak<Classified>, Arc<Ruling>)>,
     unknown: Option<Arc<Ruling>>,
@@ -78,6 +91,7 @@ impl Decider {
         parsers: Arc<ParserPool>,
         shared: Rc<WorkerShared>,
         settings: Settings,
+        standing: Standing,
     ) -> Self {
         let generation = policy.generation();
         Self {
@@ -93,6 +107,8 @@ impl Decider {
             settings,
             settings_may_change: false,
             parsing: None,
+            standing,
+            outdated: false,
             rulings: HashMap::default(),
             unknown: None,
             replication: None,
@@ -347,7 +363,17 @@ impl Decider {
         self.policy = set.for_chain(target, &self.chain);
         self.target = Arc::clone(target);
         self.generation = set.generation();
+        self.outdated = (self.standing.exposed && self.policy.masks_in_force())
+            || !self
+                .policy
+                .connect_as()
+                .is_ok_and(|mapping| mapping == self.standing.mapping);
         self.forget_rulings();
+    }
+
+    /// Whether the policy in force asks for another way to the target, or for another user, than those of the session.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated
     }
 
     fn forget_rulings(&mut self) {

@@ -1,14 +1,94 @@
-//! Dialing the target, from the namespace that the target's definition says.
+//! Dialing the target, from the namespace that the target's definition says, and as safely.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bailiff_kernel::net;
 use bailiff_model::{OriginalDst, SourceAddress};
-use bailiff_policy::DialPermit;
+use bailiff_policy::{ChainPolicy, DialPermit, Target, UpstreamTlsMode};
+use bailiff_wire::postgres::build::SSL_REQUEST;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
+use super::end::{End, Side};
+use super::tls::{Secret, Snapshot, Wire};
 use crate::attribution::PodEntry;
+
+/// How a target is reached: what a session and its cancel requests have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    to: OriginalDst,
+    from: SourceAddress,
+    tls: Option<Handshake>,
+}
+
+/// TLS towards the target.
+#[derive(Debug, Clone)]
+struct Handshake {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    mode: UpstreamTlsMode,
+    direct: bool,
+}
+
+impl Way {
+    /// The way to a target for a chain. `secret` is what the agent will prove itself by.
+    pub(crate) fn new(
+        target: &Target,
+        policy: &ChainPolicy,
+        files: &Snapshot,
+        secret: Option<&Secret>,
+        to: OriginalDst,
+    ) -> Result<Self, End> {
+        // Uncertainty denies: without what verifies it there is no TLS.
+        let way = Self::of_agent(target, files, secret, to).ok_or(End::Refused(
+            "this agent's files for TLS towards the database aren't in force yet; connect again",
+        ))?;
+        let mode = target.tls_upstream.mode;
+        // A pod with NET_RAW reads its own wire: what it mustn't see doesn't pass there in plain text.
+        let hides = policy.masks_in_force() || secret.is_some();
+        let from = if hides && mode != UpstreamTlsMode::Verify {
+            SourceAddress::Node
+        } else {
+            target.source_address
+        };
+        Ok(Self { from, ..way })
+    }
+
+    /// The agent's own way to a target.
+    fn of_agent(target: &Target, files: &Snapshot, secret: Option<&Secret>, to: OriginalDst) -> Option<Self> {
+        let mode = target.tls_upstream.mode;
+        let tls = match mode {
+            UpstreamTlsMode::Disabled => None,
+            UpstreamTlsMode::Prefer | UpstreamTlsMode::Verify => {
+                let towards = files.towards(&target.name)?;
+                Some(Handshake {
+                    config: towards.config(secret),
+                    name: towards.name(to.get().ip()),
+                    mode,
+                    direct: target.tls_upstream.direct,
+                })
+            }
+        };
+        Some(Self {
+            to,
+            from: SourceAddress::Node,
+            tls,
+        })
+    }
+
+    /// Whether what passes can be read on the pod's own wire.
+    pub(crate) fn is_exposed(&self) -> bool {
+        let hidden = self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.mode == UpstreamTlsMode::Verify);
+        self.from == SourceAddress::Pod && !hidden
+    }
+}
 
 /// Dials. The permit is used up: a connection that policy didn't allow can't be dialed.
 ///
@@ -16,20 +96,133 @@ use crate::attribution::PodEntry;
 pub(crate) async fn dial(
     permit: DialPermit,
     pod: &PodEntry,
-    from: SourceAddress,
-    to: OriginalDst,
+    way: &Way,
     within: Duration,
-) -> io::Result<TcpStream> {
+) -> Result<Wire, End> {
     drop(permit);
-    let to = to.get();
-    let socket = match from {
+    connect(way, Some(pod), within).await
+}
+
+async fn connect(way: &Way, pod: Option<&PodEntry>, within: Duration) -> Result<Wire, End> {
+    let until = tokio::time::Instant::now() + within;
+    let timed_out = || End::Unreachable(io::ErrorKind::TimedOut.into());
+    let to = way.to.get();
+    let socket = match (way.from, pod) {
         // The socket belongs to the namespace in which it was made, wherever it is used later.
-        SourceAddress::Pod => net::tcp_socket_in(&pod.netns, to)?,
-        SourceAddress::Node => net::tcp_socket(to)?,
+        (SourceAddress::Pod, Some(pod)) => net::tcp_socket_in(&pod.netns, to).map_err(io::Error::from),
+        _ => net::tcp_socket(to).map_err(io::Error::from),
     };
-    let stream = tokio::time::timeout(within, tokio::net::TcpSocket::from_std_stream(socket).connect(to))
+    let connecting = async {
+        let stream = tokio::net::TcpSocket::from_std_stream(socket?)
+            .connect(to)
+            .await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    let stream: TcpStream = tokio::time::timeout_at(until, connecting)
         .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+        .map_err(|_| timed_out())?
+        .map_err(End::Unreachable)?;
+    match &way.tls {
+        None => Ok(Wire::Plain(stream)),
+        Some(tls) => tokio::time::timeout_at(until, tls.begin(stream))
+            .await
+            .map_err(|_| timed_out())?,
+    }
+}
+
+/// A connection of the agent's own to a target's database.
+#[expect(dead_code, reason = "the reader of the catalog connects by it")]
+pub(crate) struct OwnConnection {
+    /// Asks.
+    pub(crate) client: tokio_postgres::Client,
+    /// Carries; it must be polled, and ends with the connection.
+    pub(crate) connection: tokio_postgres::Connection<Wire, tokio_postgres::tls::NoTlsStream>,
+}
+
+/// Why the agent has no connection of its own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnError {
+    /// The target's definition has no credential that says whose it is.
+    #[error("the target has no `credential` with a `user`")]
+    NoCredential,
+    /// Its files aren't in force.
+    #[error("the files of its TLS and credential aren't in force yet")]
+    NoFiles,
+    /// It can't be reached, or can't be verified.
+    #[error(transparent)]
+    Way(End),
+    /// It doesn't let the agent in, or failed.
+    #[error(transparent)]
+    Server(#[from] tokio_postgres::Error),
+}
+
+/// Connects the agent itself to a database of a target, from the node, under the target's credential, and by TLS as its definition says.
+///
+/// For what the agent has to know by itself, such as the catalog; never for anything that a pod asks. Cancel-safe.
+#[expect(dead_code, reason = "the reader of the catalog connects by it")]
+pub(crate) async fn connect_agent(
+    target: &Target,
+    files: &Snapshot,
+    to: OriginalDst,
+    database: &str,
+    within: Duration,
+) -> Result<OwnConnection, OwnError> {
+    let credential = target.credential.as_ref().ok_or(OwnError::NoCredential)?;
+    let user = credential.user.as_deref().ok_or(OwnError::NoCredential)?;
+    let secret = files.secret(&credential.proof).ok_or(OwnError::NoFiles)?;
+    let way = Way::of_agent(target, files, Some(secret), to).ok_or(OwnError::NoFiles)?;
+    let wire = connect(&way, None, within).await.map_err(OwnError::Way)?;
+    let mut config = tokio_postgres::Config::new();
+    config
+        .user(user)
+        .dbname(database)
+        .application_name("bailiff")
+        // The connection is encrypted already, where it is to be.
+        .ssl_mode(tokio_postgres::config::SslMode::Disable);
+    if let Secret::Password(password) = &**secret {
+        config.password(password);
+    }
+    let (client, connection) = tokio::time::timeout(within, config.connect_raw(wire, tokio_postgres::NoTls))
+        .await
+        .map_err(|_| OwnError::Way(End::Unreachable(io::ErrorKind::TimedOut.into())))??;
+    Ok(OwnConnection { client, connection })
+}
+
+impl Handshake {
+    async fn begin(&self, mut stream: TcpStream) -> Result<Wire, End> {
+        let failed = |error| End::Socket {
+            side: Side::Target,
+            error,
+        };
+        if !self.direct {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &SSL_REQUEST)
+                .await
+                .map_err(failed)?;
+            // One byte and no more: what came behind it in plain text would be taken for encrypted (CVE-2021-23222). So it is
+            // taken for a TLS record, and fails.
+            match stream.read_u8().await.map_err(failed)? {
+                b'S' => {}
+                b'N' if self.mode == UpstreamTlsMode::Prefer => return Ok(Wire::Plain(stream)),
+                b'N' => {
+                    return Err(End::Refused(
+                        "the database offers no TLS, and the agent on this node must not speak with it without",
+                    ));
+                }
+                // Servers that don't know the request answer with an error; so do those that have no more connections.
+                tag => {
+                    return Err(End::OutOfOrder {
+                        side: Side::Target,
+                        tag: char::from(tag),
+                    });
+                }
+            }
+        }
+        Wire::connect(stream, Arc::clone(&self.config), self.name.clone())
+            .await
+            .map_err(|error| End::Handshake {
+                side: Side::Target,
+                error,
+            })
+    }
 }

@@ -66,6 +66,28 @@ pub enum End {
     /// Something that this version doesn't pass.
     #[error("refused: {0}")]
     Refused(&'static str),
+    /// TLS failed.
+    #[error("the TLS handshake with the {} failed: {error}; {}", side.as_str(), mend(*side, error))]
+    Handshake {
+        /// With whom.
+        side: Side,
+        /// What TLS said.
+        error: io::Error,
+    },
+    /// The client finished the TLS handshake and went without a word, as those do that verify names afterwards.
+    #[error(
+        "the client left after the TLS handshake, as one does that doesn't find the host's name in the certificate; see tls.client.names"
+    )]
+    LeftAfterHandshake,
+    /// The agent couldn't authenticate to the target.
+    #[error("the agent's credential doesn't work: {0}")]
+    Credential(&'static str),
+    /// A request to cancel, of which nothing more is to be said.
+    #[error("a cancel request: {0}")]
+    Cancel(&'static str),
+    /// A changed policy asks for another way to the target than the one that the session came by.
+    #[error("the policy changed as whom or by which way this session connects")]
+    Outdated,
     /// Policy doesn't allow the connection.
     #[error("policy doesn't allow the connection")]
     Denied,
@@ -108,7 +130,16 @@ impl End {
             } => "target_socket",
             Self::Malformed { error, .. } => error.reason(),
             Self::OutOfOrder { .. } => "out_of_order",
-            Self::Limit(what) | Self::Refused(what) | Self::Unattributed(what) => what,
+            Self::Limit(what) | Self::Refused(what) | Self::Unattributed(what) | Self::Cancel(what) => what,
+            Self::Handshake {
+                side: Side::Client, ..
+            } => "client_tls",
+            Self::Handshake {
+                side: Side::Target, ..
+            } => "target_tls",
+            Self::LeftAfterHandshake => "left_after_tls",
+            Self::Credential(_) => "credential",
+            Self::Outdated => "outdated",
             Self::Denied => "denied",
             Self::Unreachable(_) => "unreachable",
             Self::Drained => "drained",
@@ -153,6 +184,9 @@ impl End {
                 | Self::OutOfOrder { .. }
                 | Self::Limit(_)
                 | Self::Refused(_)
+                | Self::Handshake { .. }
+                | Self::LeftAfterHandshake
+                | Self::Credential(_)
                 | Self::Unreachable(_)
                 | Self::Unmaskable
         )
@@ -186,6 +220,20 @@ impl End {
             Self::Limit(_) => Some(("53400", "a limit of the agent on this node was reached")),
             Self::Refused(why) => Some(("0A000", why)),
             Self::Unreachable(_) => Some(("08001", "the agent on this node can't reach the database")),
+            Self::Handshake {
+                side: Side::Target, ..
+            } => Some((
+                "08006",
+                "the agent on this node can't verify the database by TLS; its log says why and what to do",
+            )),
+            Self::Credential(_) => Some((
+                "28000",
+                "the agent on this node can't authenticate to the database; its log says why and what to do",
+            )),
+            Self::Outdated => Some((
+                "57P01",
+                "terminating connection: the policy of this database has changed; connect again",
+            )),
             Self::Drained => Some((
                 "57P01",
                 "terminating connection: the agent on this node is being replaced; connect again",
@@ -199,7 +247,58 @@ impl End {
             | Self::TargetClosed
             | Self::Socket { .. }
             | Self::Denied
+            | Self::Cancel(_)
+            | Self::LeftAfterHandshake
+            | Self::Handshake {
+                side: Side::Client, ..
+            }
             | Self::Unattributed(_) => None,
+        }
+    }
+}
+
+/// What to do about a handshake that failed.
+fn mend(side: Side, error: &io::Error) -> &'static str {
+    use rustls::{AlertDescription, CertificateError, Error};
+    let said = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+    match (side, said) {
+        (Side::Target, Some(Error::InvalidCertificate(why))) => match why {
+            CertificateError::UnknownIssuer => {
+                "give the CA that signed the database's certificate as tls.upstream.caFile"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "give a name of its subjectAltName as tls.upstream.serverName"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "renew the database's certificate"
+            }
+            _ => "see what its certificate says, and tls.upstream.caFile",
+        },
+        (
+            Side::Target,
+            Some(Error::AlertReceived(
+                AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure,
+            )),
+        ) => {
+            "the database may ask for a certificate: give the target a credential with certificateFile and keyFile"
+        }
+        (Side::Target, _) => "see the database's log, and whether it speaks TLS 1.2 or 1.3",
+        (
+            Side::Client,
+            Some(Error::AlertReceived(
+                AlertDescription::UnknownCA
+                | AlertDescription::BadCertificate
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::DecryptError,
+            )),
+        ) => {
+            "the client verifies the database by a CA that isn't the one of tls.client; only certificates of the client's CA can be shown to it"
+        }
+        (Side::Client, Some(Error::AlertReceived(AlertDescription::CertificateExpired))) => {
+            "renew the certificate of tls.client"
+        }
+        (Side::Client, _) => {
+            "the client must speak TLS 1.2 or 1.3, and the protocol postgresql where it names one"
         }
     }
 }

@@ -4,11 +4,11 @@
 //! what is left over is kept. So an idle connection costs its socket and little more.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
+
+use super::tls::Wire;
 
 /// What a write left behind must not grow past, in bytes, before the other side is no longer read.
 pub(crate) const HIGH_WATER: usize = 256 * 1024;
@@ -19,7 +19,7 @@ pub(crate) const READ_SIZE: usize = 64 * 1024;
 /// A socket with what is left over of both directions.
 #[derive(Debug)]
 pub(crate) struct Leg {
-    socket: TcpStream,
+    wire: Wire,
     /// Read, but the end of its message is missing.
     carry: Vec<u8>,
     /// To be written, from `written` on.
@@ -37,10 +37,10 @@ pub(crate) enum Read {
 }
 
 impl Leg {
-    /// Wraps a connected socket.
-    pub(crate) fn new(socket: TcpStream) -> Self {
+    /// Wraps a connection.
+    pub(crate) fn new(wire: Wire) -> Self {
         Self {
-            socket,
+            wire,
             carry: Vec::new(),
             pending: Vec::new(),
             written: 0,
@@ -48,10 +48,10 @@ impl Leg {
     }
 
     /// Starts with bytes that were read before.
-    pub(crate) fn with_carry(socket: TcpStream, carry: Vec<u8>) -> Self {
+    pub(crate) fn with_carry(wire: Wire, carry: Vec<u8>) -> Self {
         Self {
             carry,
-            ..Self::new(socket)
+            ..Self::new(wire)
         }
     }
 
@@ -80,8 +80,7 @@ impl Leg {
         understand: impl FnOnce(&[u8]) -> Result<usize, E>,
     ) -> Poll<io::Result<Result<Read, E>>> {
         let mut buffer = ReadBuf::new(shared);
-        // Not `try_read`: this one knows from a short read that the socket is empty, which saves a system call.
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+        ready!(self.wire.poll_read_into(cx, &mut buffer))?;
         let read = buffer.filled();
         if read.is_empty() {
             return Poll::Ready(Ok(Ok(Read::End)));
@@ -127,7 +126,7 @@ impl Leg {
         let mut rest = bytes;
         if self.backlog() == 0 {
             while !rest.is_empty() {
-                match self.socket.try_write(rest) {
+                match self.wire.try_write(rest) {
                     Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
@@ -141,14 +140,15 @@ impl Leg {
     /// Writes what was kept. Ready when nothing is left.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.backlog() > 0 {
-            ready!(self.socket.poll_write_ready(cx))?;
+            ready!(self.wire.poll_write_ready(cx))?;
             let rest = self.pending.get(self.written..).unwrap_or_default();
-            match self.socket.try_write(rest) {
+            match self.wire.try_write(rest) {
                 Ok(written) => self.written += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        ready!(self.wire.poll_flush_taken(cx))?;
         self.pending = Vec::new();
         self.written = 0;
         Poll::Ready(Ok(()))

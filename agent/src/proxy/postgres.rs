@@ -1,5 +1,6 @@
 //! PostgreSQL's frontend/backend protocol, version 3.
 
+pub(crate) mod cancel;
 mod evidence;
 mod fastpath;
 mod names;

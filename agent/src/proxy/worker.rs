@@ -20,6 +20,8 @@ use bailiff_wire::postgres::Limits as WireLimits;
 use super::leg::READ_SIZE;
 use super::limits::Limits;
 use super::live::{Killing, LiveSessions, Order, Seen};
+use super::postgres::cancel::Cancels;
+use super::tls::Materials;
 use crate::attribution::Attribution;
 use crate::decide::{ClassificationCache, InForce};
 use crate::metrics::Metrics;
@@ -44,6 +46,10 @@ pub struct WorkersOptions {
     pub attribution: Arc<Attribution>,
     /// The grammar's threads.
     pub parsers: Arc<ParserPool>,
+    /// Certificates, keys and credentials in force.
+    pub materials: Arc<Materials>,
+    /// Which key cancels which session's operation.
+    pub cancels: Arc<Cancels>,
     /// The counters.
     pub metrics: Arc<Metrics>,
 }

@@ -73,6 +73,7 @@ pub(crate) fn start() -> Arc<SessionStart> {
         user: "app".to_owned(),
         database: "shop".to_owned(),
         application: "psql".to_owned(),
+        connected_as: None,
     })
 }
 

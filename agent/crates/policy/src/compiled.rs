@@ -10,6 +10,7 @@ use bailiff_model::{
     SourceAddress, TargetName, WhenFull,
 };
 
+use crate::connection::{ClientTls, ConnectAs, Credential, Proof, UpstreamTls};
 use crate::glob::Glob;
 use crate::load::{self, LoadErrors};
 use crate::mask::MaskedColumn;
@@ -69,6 +70,12 @@ pub struct Target {
     pub when_full: WhenFull,
     pub(crate) search_path: Vec<String>,
     pub(crate) plain_relations: Vec<(Glob, Glob)>,
+    /// TLS towards clients.
+    pub tls_client: ClientTls,
+    /// TLS towards it.
+    pub tls_upstream: UpstreamTls,
+    /// As whom the agent connects to it.
+    pub credential: Option<Credential>,
 }
 
 impl Target {
@@ -140,6 +147,7 @@ pub(crate) struct Policy {
     pub(crate) rules: Vec<Rule>,
     pub(crate) masks: Vec<MaskedColumn>,
     pub(crate) recording: Recording,
+    pub(crate) connect_as: ConnectAs,
 }
 
 impl Policy {
@@ -213,6 +221,19 @@ impl PolicySet {
     #[must_use]
     pub fn targets(&self) -> &[Arc<Target>] {
         &self.targets
+    }
+
+    /// Every file that proves a user, of targets and policies.
+    pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
+        let targets = self
+            .targets
+            .iter()
+            .filter_map(|target| target.credential.as_ref());
+        let policies = self
+            .policies
+            .iter()
+            .filter_map(|policy| policy.connect_as.proof.as_ref());
+        targets.map(|credential| &credential.proof).chain(policies)
     }
 
     /// How many policies there are.

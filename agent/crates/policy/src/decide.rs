@@ -24,6 +24,7 @@ use crate::algebra::{Judged, strictest};
 use crate::catalog::Names;
 use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
+use crate::connection::ConnectAs;
 use crate::cover::{Around, parts};
 use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
 use crate::path;
@@ -216,6 +217,29 @@ impl ChainPolicy {
         };
         let named = schemas.iter().filter(|schema| *schema != "$user");
         named.eq(&self.target.search_path)
+    }
+
+    /// As whom it connects. What several policies say must be the same: one of two users would be a guess.
+    pub fn connect_as(&self) -> Result<ConnectAs, Denial> {
+        let mut agreed = ConnectAs::default();
+        for (hop, policies) in self.hops.iter().enumerate() {
+            for (policy, _) in policies {
+                if policy.mode == Mode::Enforce && !agreed.join(&policy.connect_as) {
+                    let message: Arc<str> =
+                        Arc::from("policies disagree on the user or database that this connects as");
+                    return Err(Denial {
+                        message: Arc::clone(&message),
+                        reason: Reason {
+                            policy: Some(Arc::clone(&policy.name)),
+                            rule: None,
+                            hop,
+                            message,
+                        },
+                    });
+                }
+            }
+        }
+        Ok(agreed)
     }
 
     /// Whether the target may be dialed at all: not where no rule could allow anything to some hop.

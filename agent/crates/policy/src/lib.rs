@@ -6,6 +6,7 @@ mod algebra;
 pub mod catalog;
 mod classify;
 mod compiled;
+mod connection;
 mod cover;
 mod decide;
 mod detect;
@@ -18,6 +19,9 @@ mod permit;
 
 pub use classify::{Classified, Lasting, Settings, Unclassified, classify};
 pub use compiled::{Endpoint, PolicySet, Target};
+pub use connection::{
+    ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, UpstreamTls, UpstreamTlsMode,
+};
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use detect::{Detector, Detectors, Found, PLACEHOLDER, mask_text};
 pub use load::{LoadErrors, Problem};

@@ -3,6 +3,7 @@
 //! Views borrow from the bytes that arrived, so that an untouched message leaves as it came. Sections named in this module
 //! are those of the chapter "Frontend/Backend Protocol" of PostgreSQL's documentation.
 
+pub mod authentication;
 pub mod backend;
 pub mod build;
 pub mod content;

@@ -10,8 +10,9 @@
 
 use std::time::{Duration, Instant};
 
+use bailiff_wire::postgres::authentication::Authentication;
 use bailiff_wire::postgres::backend::{
-    Authentication, CommandComplete, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
+    CommandComplete, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
 };
 use bailiff_wire::postgres::frontend::{Bind, Close, Describe, Execute, Parse, Query, bind_names};
 use bailiff_wire::postgres::startup::next_first;

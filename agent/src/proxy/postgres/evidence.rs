@@ -61,6 +61,7 @@ impl SessionEvidence {
         target: &Target,
         destination: OriginalDst,
         startup: Option<(&str, &str, &str)>,
+        connected_as: Option<(String, String)>,
     ) -> Self {
         let (user, database, application) = startup.unwrap_or_default();
         let session = Arc::new(SessionStart {
@@ -72,6 +73,7 @@ impl SessionEvidence {
             user: user.to_owned(),
             database: database.to_owned(),
             application: application.to_owned(),
+            connected_as,
         });
         let mut this = Self {
             shared: Rc::clone(shared),

@@ -221,6 +221,7 @@ impl Serving {
             }),
             Poll::Ready(Ok(Ok(Read::End))) => Err(End::ClientClosed),
             Poll::Ready(Ok(Ok(Read::Data))) => {
+                core.is_current()?;
                 upstream.send().map_err(|error| End::Socket {
                     side: Side::Target,
                     error,
@@ -253,6 +254,7 @@ impl Serving {
         let began = waited.unwrap_or_else(Instant::now);
         self.client
             .reconsider(|bytes| core.take_from_client(bytes, upstream, began))?;
+        core.is_current()?;
         upstream.send().map_err(|error| End::Socket {
             side: Side::Target,
             error,
@@ -325,6 +327,15 @@ impl Core {
             age: run.began.elapsed(),
         });
         self.evidence.now(!self.transaction_idle, running)
+    }
+
+    /// Before anything decided leaves: not on a way on which the policy that decided it doesn't let it travel.
+    fn is_current(&self) -> Result<(), End> {
+        if self.decider.is_outdated() {
+            Err(End::Outdated)
+        } else {
+            Ok(())
+        }
     }
 
     fn is_idle(&self) -> bool {

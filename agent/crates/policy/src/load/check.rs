@@ -1,6 +1,7 @@
 //! From what is written to what is used. A control that can't fire is refused.
 
 mod action;
+mod connection;
 mod policy;
 mod recording;
 mod rule;

@@ -1,5 +1,6 @@
 //! The resources as they are written.
 
+pub(super) mod connection;
 mod recording;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use bailiff_model::{Condition, Effect, FailureMode, Mode, Protocol, SourceAddres
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use connection::{ConnectAsSpec, CredentialSpec, TlsSpec};
 pub(super) use recording::RecordingSpec;
 
 #[derive(Debug, Deserialize)]
@@ -59,6 +61,8 @@ pub(super) struct TargetSpec {
     pub(super) search_path: Spanned<Vec<String>>,
     #[serde(default)]
     pub(super) plain_relations: Vec<Spanned<String>>,
+    pub(super) tls: Option<TlsSpec>,
+    pub(super) credential: Option<Spanned<CredentialSpec>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,6 +86,7 @@ pub(super) struct PolicySpec {
     pub(super) masks: Vec<MaskSpec>,
     #[serde(default)]
     pub(super) recording: RecordingSpec,
+    pub(super) connect_as: Option<Spanned<ConnectAsSpec>>,
 }
 
 #[derive(Debug, Deserialize)]

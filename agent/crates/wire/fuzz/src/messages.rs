@@ -1,7 +1,8 @@
 //! Bodies of messages: what is read is what stands there, and nothing else passes for it.
 
+use bailiff_wire::postgres::authentication::Authentication;
 use bailiff_wire::postgres::backend::{
-    Authentication, CommandComplete, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
+    CommandComplete, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
 };
 use bailiff_wire::postgres::build::{DataRowWriter, ErrorText, error_response};
 use bailiff_wire::postgres::frontend::{

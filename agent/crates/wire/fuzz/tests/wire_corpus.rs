@@ -179,7 +179,7 @@ fn real_first_packets_are_understood() -> Result<()> {
         let first = next_first(&bytes).with_context(|| name.clone())?;
         match first {
             Some((First::Ssl, _)) => ssl += 1,
-            Some((First::Cancel, _)) => cancel += 1,
+            Some((First::Cancel(_), _)) => cancel += 1,
             Some((First::Startup(found), _)) => {
                 ensure!(found.parameter("user").is_some(), "{name} names no user");
                 startup += 1;

@@ -224,28 +224,3 @@ impl<'a> ErrorFields<'a> {
         matches!(self.severity(), b"FATAL" | b"PANIC")
     }
 }
-
-/// Authentication… (B), by what it asks for. The data itself is passed through and not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Authentication {
-    /// AuthenticationOk: nothing more.
-    Ok,
-    /// Something that the client answers: a password, a token, a SASL message.
-    Asks,
-    /// AuthenticationSASLFinal: the last word of SASL, which the client doesn't answer.
-    SaslFinal,
-}
-
-impl Authentication {
-    /// Reads the body's kind.
-    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        let mut cursor = Cursor::new(b'R', body);
-        match cursor.i32()? {
-            0 => cursor.finish().map(|()| Self::Ok),
-            // Kerberos V5, cleartext, MD5, GSS, GSS continue, SSPI, SASL, SASL continue.
-            2 | 3 | 5 | 7 | 8 | 9 | 10 | 11 => Ok(Self::Asks),
-            12 => Ok(Self::SaslFinal),
-            _ => Err(cursor.bad("authentication method")),
-        }
-    }
-}

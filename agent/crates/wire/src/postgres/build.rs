@@ -73,6 +73,75 @@ fn error_or_notice(out: &mut Vec<u8>, tag: u8, text: &ErrorText<'_>) {
     });
 }
 
+/// AuthenticationOk (B).
+pub fn authentication_ok(out: &mut Vec<u8>) {
+    message(out, b'R', |out| out.extend_from_slice(&0_i32.to_be_bytes()));
+}
+
+/// AuthenticationSASL (B).
+pub fn authentication_sasl<'a>(out: &mut Vec<u8>, mechanisms: impl Iterator<Item = &'a [u8]>) {
+    message(out, b'R', |out| {
+        out.extend_from_slice(&10_i32.to_be_bytes());
+        mechanisms.for_each(|mechanism| push_text(out, mechanism));
+        out.push(0);
+    });
+}
+
+/// BackendKeyData (B).
+pub fn backend_key_data(out: &mut Vec<u8>, process: u32, key: &[u8]) {
+    message(out, b'K', |out| {
+        out.extend_from_slice(&process.to_be_bytes());
+        out.extend_from_slice(key);
+    });
+}
+
+/// PasswordMessage (F).
+pub fn password(out: &mut Vec<u8>, password: &[u8]) {
+    message(out, b'p', |out| push_text(out, password));
+}
+
+/// SASLInitialResponse (F).
+pub fn sasl_initial(out: &mut Vec<u8>, mechanism: &[u8], data: &[u8]) {
+    message(out, b'p', |out| {
+        push_text(out, mechanism);
+        out.extend_from_slice(&i32::try_from(data.len()).unwrap_or(i32::MAX).to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
+/// SASLResponse (F).
+pub fn sasl_response(out: &mut Vec<u8>, data: &[u8]) {
+    message(out, b'p', |out| out.extend_from_slice(data));
+}
+
+/// SSLRequest (F).
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// CancelRequest (F).
+pub fn cancel_request(out: &mut Vec<u8>, process: u32, key: &[u8]) {
+    let length = u32::try_from(key.len()).unwrap_or(u32::MAX).saturating_add(12);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&super::startup::CANCEL.to_be_bytes());
+    out.extend_from_slice(&process.to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// StartupMessage (F) of protocol 3 with this minor version.
+pub fn startup<'a>(out: &mut Vec<u8>, minor: u16, parameters: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+    let begin = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(3 << 16 | u32::from(minor)).to_be_bytes());
+    for (name, value) in parameters {
+        push_text(out, name);
+        push_text(out, value);
+    }
+    out.push(0);
+    let length = u32::try_from(out.len() - begin).unwrap_or(u32::MAX);
+    if let Some(slot) = out.get_mut(begin..begin + 4) {
+        slot.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
 /// Query (F).
 pub fn query(out: &mut Vec<u8>, text: &[u8]) {
     message(out, b'Q', |out| push_text(out, text));

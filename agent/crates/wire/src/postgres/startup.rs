@@ -11,7 +11,7 @@ const MAX_PARAMETERS: usize = 512;
 
 const SSL: u32 = 80_877_103;
 const GSSENC: u32 = 80_877_104;
-const CANCEL: u32 = 80_877_102;
+pub(super) const CANCEL: u32 = 80_877_102;
 
 /// A first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +20,28 @@ pub enum First<'a> {
     Ssl,
     /// GSSENCRequest.
     GssEnc,
-    /// CancelRequest; its key is passed through and not read.
-    Cancel,
+    /// CancelRequest.
+    Cancel(Cancel<'a>),
     /// A TLS handshake without an SSLRequest before it.
     DirectTls,
     /// StartupMessage.
     Startup(Startup<'a>),
+}
+
+/// Which session's operation is to be cancelled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Cancel<'a> {
+    /// The process id of the session's server process, as the client was told.
+    pub process: u32,
+    /// The key, of 4 to 256 bytes.
+    pub key: &'a [u8],
+}
+
+impl std::fmt::Debug for Cancel<'_> {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cancel {{ process: {}, .. }}", self.process)
+    }
 }
 
 /// StartupMessage.
@@ -157,12 +173,12 @@ pub fn next_first(bytes: &[u8]) -> Result<Option<(First<'_>, usize)>, DecodeErro
             First::GssEnc
         }
         CANCEL => {
-            // Process id, then a key of 4 to 256 bytes.
-            cursor.u32()?;
-            if !(4..=256).contains(&cursor.rest().len()) {
+            let process = cursor.u32()?;
+            let key = cursor.rest();
+            if !(4..=256).contains(&key.len()) {
                 return Err(cursor.bad("cancel key"));
             }
-            First::Cancel
+            First::Cancel(Cancel { process, key })
         }
         version if version >> 16 == 3 => First::Startup(startup(version, cursor)?),
         _ => return Err(cursor.bad("protocol version")),

@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
 use super::action::compile_action;
+use super::connection::{check_masks, compile_connect_as};
 use super::recording::compile_recording;
 use super::rule::{check_reach, compile_rule};
 use super::{Report, check_name};
@@ -45,10 +46,10 @@ pub(super) fn compile_policy(
             );
         }
     }
-    if spec.rules.is_empty() && spec.masks.is_empty() {
+    if spec.rules.is_empty() && spec.masks.is_empty() && spec.connect_as.is_none() {
         report.add(
             line,
-            "the policy has neither rules nor masks, so that it says nothing",
+            "the policy has neither rules nor masks nor connectAs, so that it says nothing",
             "add a rule, or remove the policy",
         );
     }
@@ -96,6 +97,8 @@ pub(super) fn compile_policy(
         seen.push(column);
     }
     let masks = masks.into_iter().map(|(column, _)| column).collect();
+    let connect_as = compile_connect_as(spec, targets, report);
+    check_masks(resource, targets, report);
     Policy {
         name: Arc::from(name.value.as_str()),
         mode: spec.mode,
@@ -113,6 +116,7 @@ pub(super) fn compile_policy(
         rules,
         masks,
         recording,
+        connect_as,
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use bailiff_model::TargetName;
 
 use super::super::schema::{Resource, TargetSpec};
+use super::connection::compile_connection;
 use super::{Report, check_name, relation_glob};
 use crate::compiled::{Endpoint, Target};
 
@@ -45,6 +46,7 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         .iter()
         .filter_map(|written| relation_glob(&written.value, written.referenced.line(), report))
         .collect();
+    let connection = compile_connection(spec, report);
     Target {
         name: TargetName::new(name.value.as_str()),
         protocol: spec.protocol,
@@ -56,6 +58,9 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         when_full: spec.recording.when_full,
         search_path: spec.search_path.value.clone(),
         plain_relations,
+        tls_client: connection.client,
+        tls_upstream: connection.upstream,
+        credential: connection.credential,
     }
 }
 

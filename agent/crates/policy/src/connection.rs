@@ -1,0 +1,127 @@
+//! How a target is connected to: TLS on both sides, and as whom.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// TLS towards clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Whether it is offered.
+    pub mode: ClientTlsMode,
+    /// What is presented; always there unless the mode is [`ClientTlsMode::Disabled`].
+    pub identity: Option<ServerIdentity>,
+}
+
+/// Whether clients get TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+pub enum ClientTlsMode {
+    /// Requests for it are answered with no.
+    #[default]
+    Disabled,
+    /// Clients that ask for it get it.
+    Prefer,
+    /// Clients that don't ask for it are refused.
+    Require,
+}
+
+/// What is presented to clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerIdentity {
+    /// A certificate for the database's names, with the chain to its CA.
+    Files {
+        /// PEM.
+        certificate: PathBuf,
+        /// PEM.
+        key: PathBuf,
+    },
+    /// Certificates are minted from a CA that clients trust.
+    Authority {
+        /// PEM.
+        certificate: PathBuf,
+        /// PEM.
+        key: PathBuf,
+        /// Names that clients use. Where there are none, the name that the client says (SNI) and the address that it dialed.
+        names: Vec<String>,
+    },
+}
+
+/// TLS towards the target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Whether it is used.
+    pub mode: UpstreamTlsMode,
+    /// PEM of the CAs that may have signed the target's certificate.
+    pub ca: Option<PathBuf>,
+    /// The name that its certificate must be for; its address where there is none.
+    pub server_name: Option<String>,
+    /// Whether the handshake begins without asking, which servers understand from PostgreSQL 17 on.
+    pub direct: bool,
+}
+
+/// Whether TLS is used towards a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+pub enum UpstreamTlsMode {
+    /// Plain text.
+    #[default]
+    Disabled,
+    /// Where the target offers it, and then verified. Whoever sits between can make it plain text.
+    Prefer,
+    /// Always, verified.
+    Verify,
+}
+
+/// As whom a target is connected to, with files that prove it. The agent authenticates, and clients aren't asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// The user; where there is none, the one that the client asks for.
+    pub user: Option<String>,
+    /// What proves it.
+    pub proof: Proof,
+}
+
+/// What proves a user. Only where it is kept; this crate reads no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// A file whose first line is the password.
+    Password(PathBuf),
+    /// A certificate with its key, both PEM.
+    Certificate {
+        /// The certificate, with its chain.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+}
+
+/// As whom a chain connects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectAs {
+    /// The user in place of the one that the client asks for.
+    pub user: Option<Arc<str>>,
+    /// The database in place of the one that the client asks for.
+    pub database: Option<Arc<str>>,
+    /// What proves the user, in place of the target's credential.
+    pub proof: Option<Proof>,
+}
+
+impl ConnectAs {
+    /// Takes up what another policy says. False where the two disagree.
+    pub(crate) fn join(&mut self, other: &Self) -> bool {
+        let user = match (&self.user, &other.user) {
+            (Some(mine), Some(others)) => mine == others && self.proof == other.proof,
+            _ => true,
+        };
+        let database = match (&self.database, &other.database) {
+            (Some(mine), Some(others)) => mine == others,
+            _ => true,
+        };
+        if other.user.is_some() {
+            self.user.clone_from(&other.user);
+            self.proof.clone_from(&other.proof);
+        }
+        if other.database.is_some() {
+            self.database.clone_from(&other.database);
+        }
+        user && database
+    }
+}
