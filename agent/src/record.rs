@@ -23,8 +23,8 @@ pub use crate::proxy::live::Killing;
 
 pub(crate) use content::Watched;
 pub use content::{Answer, Bound, Content, Values};
-pub(crate) use store::files;
 pub use store::{Store, StoreOptions};
+pub(crate) use store::{files, frames};
 
 /// A worker's batch is handed over when it holds this much, or at the next tick.
 const BATCH_BYTES: usize = 128 * 1024;

@@ -111,12 +111,13 @@ fn events_in(record: &Path) -> Result<Vec<Value>> {
     let mut files: Vec<_> = std::fs::read_dir(record)?
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "zst"))
         .collect();
     files.sort();
     let mut events = Vec::new();
     for file in files {
-        for line in std::fs::read_to_string(file)?.lines() {
+        let text = zstd::decode_all(std::fs::File::open(file)?)?;
+        for line in std::str::from_utf8(&text)?.lines() {
             events.push(serde_json::from_str(line)?);
         }
     }

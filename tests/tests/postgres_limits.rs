@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ALLOW_ALL, Client, Lab, Message, Postgres, Running, message, say};
+use bailiff_tests::{ALLOW_ALL, Client, Lab, Message, Postgres, Running, message, noise, say};
 
 /// A session beside the one that reaches a limit.
 struct Beside(Client);
@@ -602,8 +602,8 @@ fn the_record_on_disk() -> Result<()> {
     let lab = lab.options(&["--record-mib", "4"]);
     let agent = lab.start()?;
     let mut client = lab.session(&agent)?;
-    let comment = "x".repeat(100_000);
     for number in 0..100 {
+        let comment = noise(number, 100_000);
         ensure!(client.value(&format!("select {number} /* {comment} */"))? == number.to_string());
         let taken: u64 = std::fs::read_dir(lab.enforced.record())?
             .flatten()
@@ -613,9 +613,9 @@ fn the_record_on_disk() -> Result<()> {
     }
     drop(client);
     agent.stop()?;
-    // 10 MB were written; the newest are there.
+    // 10 MB were written, of which compression leaves 7.5; the newest are there.
     let operations = lab.enforced.operations()?;
-    ensure!((20..50).contains(&operations.len()), "{}", operations.len());
+    ensure!((20..70).contains(&operations.len()), "{}", operations.len());
     let newest = operations
         .last()
         .and_then(|event| event.pointer("/unmapped/number")?.as_u64());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::{
-    ALLOW_ALL, Client, Enforced, Postgres, Running, can_be_root, check, policy, say, target,
+    ALLOW_ALL, Client, Enforced, Postgres, Running, can_be_root, check, noise, policy, say, target,
 };
 use serde_json::Value;
 
@@ -123,7 +123,10 @@ impl Full {
 /// Statements of a client, each longer than a page, so that the disk is soon full.
 fn inserts(mut client: Client, number: usize, done: &AtomicUsize) -> Result<Client> {
     for it in 0..number {
-        let sql = format!("insert into kept values ({it}, '{}')", "x".repeat(4000));
+        let sql = format!(
+            "insert into kept values ({it}, '{}')",
+            noise(u64::try_from(it)?, 4000)
+        );
         let answer = client.ask(&sql)?;
         ensure!(
             answer.iter().any(|message| message.body == b"INSERT 0 1\0"),

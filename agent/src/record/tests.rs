@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -31,9 +31,13 @@ impl Scratch {
             .unwrap()
             .iter()
             .flat_map(|path| {
-                let text = std::fs::read_to_string(path).unwrap();
+                let mut text = Vec::new();
+                frames(&mut File::open(path).unwrap(), 0, |more| {
+                    text.extend_from_slice(more)
+                })
+                .unwrap();
                 text.lines()
-                    .map(|line| serde_json::from_str(line).unwrap())
+                    .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
                     .collect::<Vec<Value>>()
             })
             .collect()
@@ -78,11 +82,15 @@ pub(crate) fn start() -> Arc<SessionStart> {
 }
 
 fn operation(number: u64, verdict: Effect) -> Event {
+    with_text(number, verdict, "SELECT id, name FROM customers WHERE id = 1")
+}
+
+fn with_text(number: u64, verdict: Effect, text: &str) -> Event {
     Event::Operation(OperationEnd {
         session: start(),
         number,
         at: SystemTime::now(),
-        text: Some(Arc::from(&b"SELECT id, name FROM customers WHERE id = 1"[..])),
+        text: Some(Arc::from(text.as_bytes())),
         decision: Arc::new(Decision {
             verdict,
             reason: Reason {
@@ -234,7 +242,9 @@ fn a_slow_disk_fills_the_queue_and_nothing_is_lost() {
     // Nobody reads the pipe yet: what Block does is to wait from here on.
     while worker.has_room() {
         pushed += 1;
-        worker.push(operation(pushed, Effect::Allow));
+        // What is written is compressed, and must fill the pipe nevertheless.
+        let text: String = (0..64).map(|_| crate::random_hex()).collect();
+        worker.push(with_text(pushed, Effect::Allow, &text));
     }
     worker.flush();
     wait_until("the gauge shows the queue", || {
@@ -242,7 +252,8 @@ fn a_slow_disk_fills_the_queue_and_nothing_is_lost() {
     });
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
-        disk.read_to_string(&mut text).unwrap();
+        let mut plain = zstd::Decoder::new(&mut disk).unwrap();
+        plain.read_to_string(&mut text).unwrap();
         text
     });
     wait_until("there is room again", || worker.has_room());

@@ -1,7 +1,6 @@
 //! The record's files, read line by line, also while they are written.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -23,7 +22,7 @@ impl Reader {
         }
     }
 
-    /// Hands on every event that was written since the last call. A line without an end is left for later: it is being written,
+    /// Hands on every event that was written since the last call. A frame without an end is left for later: it is being written,
     /// or a crash cut it off.
     pub(super) fn more(&mut self, mut event: impl FnMut(Value)) -> Result<()> {
         let files = crate::record::files(&self.directory).with_context(|| {
@@ -42,31 +41,16 @@ impl Reader {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
             };
-            let after = Self::file(&mut file, before, &mut event)
-                .with_context(|| format!("cannot read {}", path.display()))?;
+            let after = crate::record::frames(&mut file, before, |text| {
+                let lines = text.split(|byte| *byte == b'\n');
+                lines
+                    .filter_map(|line| serde_json::from_slice(line).ok())
+                    .for_each(&mut event);
+            })
+            .with_context(|| format!("cannot read {}", path.display()))?;
             self.read.insert(path, after);
         }
         Ok(())
-    }
-
-    fn file(file: &mut std::fs::File, from: u64, event: &mut impl FnMut(Value)) -> std::io::Result<u64> {
-        // A write that failed is taken back, so that a file may have become shorter.
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from))?;
-        let mut lines = BufReader::new(file.take(length.saturating_sub(from)));
-        let (mut at, mut line) = (from, Vec::new());
-        loop {
-            line.clear();
-            // As bytes: a cut may go through a character.
-            let read = lines.read_until(b'\n', &mut line)?;
-            if line.last() != Some(&b'\n') {
-                return Ok(at);
-            }
-            at += read as u64;
-            if let Ok(found) = serde_json::from_slice::<Value>(&line) {
-                event(found);
-            }
-        }
     }
 }
 
@@ -94,18 +78,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_cut_off_waits_for_its_end() {
+    fn a_frame_that_is_cut_off_waits_for_its_end() {
         let directory = std::env::temp_dir().join(format!("bailiff-sessions-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let line = |id: &str| format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\"}}}}\n");
-        let path = directory.join("sessions-1.jsonl");
-        // Half of a two-byte character.
-        let cut = b"{\"metadata\":{\"correlation_uid\":\"\xc3";
-        std::fs::write(
-            &path,
-            [line("bb").as_bytes(), line("aa").as_bytes(), cut].concat(),
-        )
-        .unwrap();
+        let path = directory.join("sessions-1.jsonl.zst");
+        let frame = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
+        let last = frame(&line("é"));
+        let (begun, rest) = last.split_at(last.len() / 2);
+        let written = [frame(&(line("bb") + &line("aa"))), begun.to_vec()];
+        std::fs::write(&path, written.concat()).unwrap();
         let mut reader = Reader::new(&directory);
         let mut ids = Vec::new();
         let mut more = |ids: &mut Vec<String>| {
@@ -118,7 +100,7 @@ mod tests {
         more(&mut ids);
         assert_eq!(ids.len(), 2);
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"\xa9\"}}\n").unwrap();
+        file.write_all(rest).unwrap();
         more(&mut ids);
         std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(ids, ["bb", "aa", "é"]);
