@@ -14,6 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::end::{End, Side};
+use super::limits::Limits;
 use super::tls::{Secret, Snapshot, Wire};
 use crate::attribution::PodEntry;
 
@@ -97,13 +98,18 @@ pub(crate) async fn dial(
     permit: DialPermit,
     pod: &PodEntry,
     way: &Way,
-    within: Duration,
+    limits: &Limits,
 ) -> Result<Wire, End> {
     drop(permit);
-    connect(way, Some(pod), within).await
+    connect(way, Some(pod), limits.dial, limits.dead_peer).await
 }
 
-async fn connect(way: &Way, pod: Option<&PodEntry>, within: Duration) -> Result<Wire, End> {
+async fn connect(
+    way: &Way,
+    pod: Option<&PodEntry>,
+    within: Duration,
+    dead_after: Duration,
+) -> Result<Wire, End> {
     let until = tokio::time::Instant::now() + within;
     let timed_out = || End::Unreachable(io::ErrorKind::TimedOut.into());
     let to = way.to.get();
@@ -117,6 +123,8 @@ async fn connect(way: &Way, pod: Option<&PodEntry>, within: Duration) -> Result<
             .connect(to)
             .await?;
         stream.set_nodelay(true)?;
+        // The client's end needs none: it is in this kernel, which always knows whether it is there.
+        net::keep_alive(&stream, dead_after)?;
         Ok(stream)
     };
     let stream: TcpStream = tokio::time::timeout_at(until, connecting)
@@ -172,7 +180,7 @@ pub(crate) async fn connect_agent(
     let user = credential.user.as_deref().ok_or(OwnError::NoCredential)?;
     let secret = files.secret(&credential.proof).ok_or(OwnError::NoFiles)?;
     let way = Way::of_agent(target, files, Some(secret), to).ok_or(OwnError::NoFiles)?;
-    let wire = connect(&way, None, within).await.map_err(OwnError::Way)?;
+    let wire = connect(&way, None, within, Limits::default().dead_peer).await.map_err(OwnError::Way)?;
     let mut config = tokio_postgres::Config::new();
     config
         .user(user)

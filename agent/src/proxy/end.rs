@@ -192,6 +192,24 @@ impl End {
         )
     }
 
+    /// What the client may read where the target went away without a word: SQLSTATE and text.
+    #[must_use]
+    pub fn of_target(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::TargetClosed => Some((
+                "08006",
+                "the database closed the connection without saying why; whether the last statement took effect isn't known",
+            )),
+            Self::Socket {
+                side: Side::Target, ..
+            } => Some((
+                "08006",
+                "the connection to the database was lost; whether the last statement took effect isn't known",
+            )),
+            _ => None,
+        }
+    }
+
     /// What the client may read: SQLSTATE and text. `None` where the connection just closes.
     ///
     /// Never the inner error, which may quote what the target said.

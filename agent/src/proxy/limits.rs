@@ -15,6 +15,8 @@ pub struct Limits {
     pub handshake_bytes: usize,
     /// Dialing the target.
     pub dial: Duration,
+    /// How long a peer that has nothing to say may be silent on the wire, too, before its connection counts as lost.
+    pub dead_peer: Duration,
     /// Length in bytes of a message that must be read whole before it is decided: Query, Parse, FunctionCall.
     pub decided_message: usize,
     /// Length in bytes of one row that is masked, and so must be read whole.
@@ -42,6 +44,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(60),
             handshake_bytes: 1 << 20,
             dial: Duration::from_secs(10),
+            dead_peer: Duration::from_secs(120),
             decided_message: 1 << 20,
             masked_row: 16 << 20,
             outstanding: 16_384,
@@ -145,7 +148,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-const KNOBS: [Knob; 13] = [
+const KNOBS: [Knob; 14] = [
     knob!(
         "connections",
         Count,
@@ -175,6 +178,13 @@ const KNOBS: [Knob; 13] = [
         "of an authentication, each way"
     ),
     knob!("dial", Time, 1..=HOUR, dial, "dialing a database"),
+    knob!(
+        "dead-peer",
+        Time,
+        2_000..=24 * HOUR,
+        dead_peer,
+        "until a peer that is gone without a word is noticed"
+    ),
     knob!(
         "statement",
         Bytes,

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
@@ -34,6 +36,28 @@ pub fn tcp_socket(to: SocketAddr) -> io::Result<TcpStream> {
 /// The same, of another namespace. It belongs there wherever it is used.
 pub fn tcp_socket_in(netns: &NetnsFd, to: SocketAddr) -> io::Result<TcpStream> {
     netns.run_in(|| tcp_socket(to))?
+}
+
+/// Has the kernel ask a silent peer whether it is there, from half of the time on, and fail the connection with ETIMEDOUT when
+/// the time is over. In whole seconds, two at least.
+///
+/// Bytes that aren't acknowledged are another matter: those the kernel sends again `net.ipv4.tcp_retries2` times. TCP_USER_TIMEOUT
+/// would be shorter, but it also ends connections whose peer is there and just doesn't read.
+pub fn keep_alive(socket: &impl AsFd, dead_after: Duration) -> io::Result<()> {
+    let seconds = u32::try_from(dead_after.as_secs())
+        .unwrap_or(u32::MAX)
+        .clamp(2, 32_767);
+    let idle = seconds / 2;
+    let interval = (idle / 6).max(1);
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &idle)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &interval)?;
+    setsockopt(
+        socket,
+        sockopt::TcpKeepCount,
+        &((seconds - idle) / interval).max(1),
+    )?;
+    Ok(())
 }
 
 /// Listeners on 127.0.0.1 and ::1 of a namespace, on one port. Without IPv6 in the namespace, the first alone.

@@ -205,7 +205,7 @@ impl Opening {
         let identity = Identity::new(&self.target, &mapping, &self.files, &wish)?;
         let secret = identity.secret.as_deref();
         let way = Way::new(&self.target, &self.policy, &self.files, secret, self.original)?;
-        let mut server = dial(permit, &self.pod, &way, limits.dial).await?;
+        let mut server = dial(permit, &self.pod, &way, &limits).await?;
         if let Some(shown) = server.peer_certificate() {
             self.shared
                 .options
@@ -263,8 +263,8 @@ impl Opening {
         let Ok(permit) = self.policy.connect() else {
             return End::Denied;
         };
-        let limit = self.shared.options.limits.dial;
-        let mut server = match dial(permit, &self.pod, &way, limit).await {
+        let limits = &self.shared.options.limits;
+        let mut server = match dial(permit, &self.pod, &way, limits).await {
             Ok(server) => server,
             Err(end) => return end,
         };

@@ -41,6 +41,8 @@ pub(crate) struct Core {
     /// Bytes of a long message of the server that may pass as they come.
     server_passes: usize,
     transaction_idle: bool,
+    /// The server has said why it ends the session.
+    farewell: bool,
     waiting: Waiting,
     /// When the message that waits was read.
     waiting_since: Option<Instant>,
@@ -125,7 +127,10 @@ impl Serving {
             }
         };
         // Inside a long message nothing can be said.
-        let told = end.for_client().filter(|_| self.core.server_passes == 0);
+        let told = end
+            .for_client()
+            .or_else(|| end.of_target().filter(|_| !self.core.farewell))
+            .filter(|_| self.core.server_passes == 0);
         if let Some((code, text)) = told {
             let mut last = Vec::new();
             build::error_response(&mut last, &build::ErrorText::fatal(code, text));
@@ -308,6 +313,7 @@ impl Core {
             client_discards: false,
             server_passes: 0,
             transaction_idle: true,
+            farewell: false,
             waiting: Waiting::Nothing,
             waiting_since: None,
         }

@@ -286,6 +286,7 @@ impl Core {
         })?;
         self.evidence.target_bytes(frame.raw.len());
         let code = fields.sqlstate();
+        self.farewell |= fields.is_fatal();
         let denial = about
             .as_ref()
             .and_then(|ruling| ruling.denial())
