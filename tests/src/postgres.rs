@@ -179,11 +179,6 @@ impl Postgres {
         self.reload()
     }
 
-    /// Has a role asked for its password from now on.
-    pub fn ask_for_passwords(&self, role: &str) -> Result<()> {
-        self.authenticate(role, "scram-sha-256")
-    }
-
     /// Has a role authenticated by a method of pg_hba.conf from now on.
     pub fn authenticate(&self, role: &str, method: &str) -> Result<()> {
         self.let_in(&format!("host all {role} all {method}"))
