@@ -275,7 +275,7 @@ impl Opening {
             server.say(&request).await?;
             server.read_u8().await
         };
-        let _ = tokio::time::timeout(limit, passed).await;
+        let _ = tokio::time::timeout(limits.dial, passed).await;
         End::Cancel("cancel_passed")
     }
 
