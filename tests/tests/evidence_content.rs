@@ -270,6 +270,52 @@ fn values_of_each_type_read_the_same_in_both_formats() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_a_detector_finds_does_not_stand_in_the_record() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let server = Postgres::start_anywhere()?;
+    let enforced = recording(&server, "  recording: Values\n")?;
+    let sql = "select $1::text, $2::int8, $3::timestamptz";
+    let operations = recorded(&server, &enforced, |client| {
+        client.send(
+            &[
+                say::parse("", sql),
+                say::describe('S', ""),
+                say::bind_values(
+                    "",
+                    "",
+                    &[
+                        b"mail to eve@example.com",
+                        b"4111111111111111",
+                        b"2024-02-29 12:34:56.5+00",
+                    ],
+                ),
+                say::execute("", 0),
+                say::sync(),
+            ]
+            .concat(),
+        )?;
+        client.until_ready()?;
+        client.ask("select 'eve@example.com'")?;
+        Ok(())
+    })?;
+    let values = at(one(&operations, sql)?, "/unmapped/values").context("none")?;
+    ensure!(
+        *values
+            == json!([
+                {"type": "text", "value": "mail to [masked]", "masked": true},
+                {"type": "int8", "value": "[masked]", "masked": true},
+                {"type": "timestamptz", "value": "2024-02-29 12:34:56.5+00"}
+            ]),
+        "{values:#}"
+    );
+    let whole = serde_json::to_string(&enforced.events()?)?;
+    ensure!(!whole.contains("eve@") && !whole.contains("41111111"), "{whole}");
+    Ok(())
+}
+
 /// The digest as docs/record.md defines it, of what a client got.
 fn digest(messages: &[Message]) -> String {
     let mut digest = Sha256::new();

@@ -34,7 +34,7 @@ const RULES: &str = "    - name: use
     - name: ask
       effects: [truncate]
       action: RequireApproval
-  recording: Statement
+  recording: { level: Results, digest: true, maxRows: 1 }
 ";
 
 const OBSERVED: &str = "apiVersion: bailiff.dev/v1alpha1
@@ -90,6 +90,20 @@ fn every_event_of_real_sessions_is_valid() -> Result<()> {
     let agent = enforced.start()?;
     let early = agent.dial(server.address(), Postgres::PORT)?;
     drop(early);
+    let mut extended = bailiff_tests::Client::started(agent.dial(server.address(), Postgres::PORT)?)?;
+    for value in ["7".to_owned(), "long".repeat(100_000)] {
+        extended.send(
+            &[
+                bailiff_tests::say::parse("", "select $1::text from generate_series(1, 2)"),
+                bailiff_tests::say::bind_values("", "", &[value.as_bytes()]),
+                bailiff_tests::say::execute("", 0),
+                bailiff_tests::say::sync(),
+            ]
+            .concat(),
+        )?;
+        extended.until_ready()?;
+    }
+    drop(extended);
     let mut late = bailiff_tests::Client::started(agent.dial(server.address(), Postgres::PORT)?)?;
     late.send(&bailiff_tests::message(b'Q', b"no terminator"))?;
     late.rest()?;
@@ -126,6 +140,10 @@ fn every_event_of_real_sessions_is_valid() -> Result<()> {
     )?;
     all("/action_id", &["1", "2"])?;
     all("/status_code", &["\"22012\"", "\"42703\""])?;
+    all("/metadata/log_version", &["\"2\""])?;
+    all("/unmapped/values/0/value", &["\"7\""])?;
+    all("/unmapped/result/sets/0/rows/0/0", &["\"7\""])?;
+    all("/unmapped/truncated/0/field", &["\"values\"", "\"rows\""])?;
     all("/unmapped/verdict", &["\"allow\"", "\"deny\""])?;
     all("/unmapped/would_be/verdict", &["\"deny\""])?;
     ensure!(of("/query_info/query_string").len() > 10, "{events:#?}");

@@ -29,6 +29,28 @@ pub(super) fn text_of(oid: u32, bytes: &[u8]) -> Option<String> {
     Some(out)
 }
 
+/// Whether values of a type can't hold what detectors look for: a date with a time looks like many a number.
+pub(super) fn is_no_text(oid: u32) -> bool {
+    NAMES.iter().any(|(_, known, kind)| {
+        *known == oid
+            && matches!(
+                kind,
+                Kind::Bool
+                    | Kind::Uuid
+                    | Kind::Date
+                    | Kind::Time
+                    | Kind::TimeTz
+                    | Kind::Timestamp
+                    | Kind::TimestampTz
+                    | Kind::Interval
+                    | Kind::Inet
+                    | Kind::Mac
+                    | Kind::Lsn
+                    | Kind::Tid
+            )
+    })
+}
+
 /// Bytes in hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes

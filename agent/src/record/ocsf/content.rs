@@ -1,5 +1,7 @@
 //! Values and answers as they stand in a line, under `unmapped`. See docs/record.md.
 
+use std::borrow::Cow;
+
 use bailiff_wire::postgres::backend::{DataRow, RowDescription};
 use bailiff_wire::postgres::content::is_binary;
 use bailiff_wire::postgres::{Limits, next_frame};
@@ -7,7 +9,7 @@ use serde::Serialize;
 
 use super::super::content::{Answer, Bound, BoundValue, Content, Values};
 use super::super::detect::conceal;
-use super::super::render::{hex, text_of, type_name};
+use super::super::render::{hex, is_no_text, text_of, type_name};
 
 /// Something that is there only in part.
 #[derive(Serialize)]
@@ -154,16 +156,16 @@ fn told(oid: u32, binary: bool, bytes: &[u8]) -> Value {
     };
     let Some(text) = text else {
         // Bytes of an unknown type may hold a text.
-        let masked = matches!(conceal(bytes), std::borrow::Cow::Owned(_));
+        let masked = matches!(conceal(&String::from_utf8_lossy(bytes)), Cow::Owned(_));
         return Value {
             hex: (!masked).then(|| hex(bytes)),
             masked,
             ..Value::default()
         };
     };
-    let concealed = match conceal(text.as_bytes()) {
-        std::borrow::Cow::Borrowed(_) => None,
-        std::borrow::Cow::Owned(concealed) => Some(String::from_utf8_lossy(&concealed).into_owned()),
+    let concealed = match conceal(&text) {
+        Cow::Owned(concealed) if !is_no_text(oid) => Some(concealed),
+        _ => None,
     };
     Value {
         masked: concealed.is_some(),

@@ -63,9 +63,18 @@ pub(super) fn numeric(cursor: &mut Cursor<'_>, out: &mut String) -> Option<()> {
     match sign {
         0 => {}
         0x4000 => out.push('-'),
-        0xc000 => return Some(out.push_str("NaN")),
-        0xd000 => return Some(out.push_str("Infinity")),
-        0xf000 => return Some(out.push_str("-Infinity")),
+        0xc000 => {
+            out.push_str("NaN");
+            return Some(());
+        }
+        0xd000 => {
+            out.push_str("Infinity");
+            return Some(());
+        }
+        0xf000 => {
+            out.push_str("-Infinity");
+            return Some(());
+        }
         _ => return None,
     }
     let mut digits = Vec::with_capacity(usize::from(groups).min(cursor.0.len()));

@@ -69,10 +69,10 @@ fn fraction(micros: i64, out: &mut String) {
 pub(super) fn zone(west: i32, out: &mut String) {
     let seconds = west.unsigned_abs();
     let _ = write!(out, "{}{:02}", if west > 0 { '-' } else { '+' }, seconds / 3600);
-    if seconds % 3600 != 0 {
+    if !seconds.is_multiple_of(3600) {
         let _ = write!(out, ":{:02}", seconds / 60 % 60);
     }
-    if seconds % 60 != 0 {
+    if !seconds.is_multiple_of(60) {
         let _ = write!(out, ":{:02}", seconds % 60);
     }
 }
@@ -98,8 +98,14 @@ pub(super) fn interval(cursor: &mut Cursor<'_>, out: &mut String) -> Option<()> 
     let micros = i64::from_be_bytes(cursor.array()?);
     let (days, months) = (cursor.i32()?, cursor.i32()?);
     match (micros, days, months) {
-        (i64::MAX, i32::MAX, i32::MAX) => return Some(out.push_str("infinity")),
-        (i64::MIN, i32::MIN, i32::MIN) => return Some(out.push_str("-infinity")),
+        (i64::MAX, i32::MAX, i32::MAX) => {
+            out.push_str("infinity");
+            return Some(());
+        }
+        (i64::MIN, i32::MIN, i32::MIN) => {
+            out.push_str("-infinity");
+            return Some(());
+        }
         _ => {}
     }
     let (mut begun, mut negative) = (false, false);

@@ -3,6 +3,9 @@
 use super::DecodeError;
 use super::cursor::Cursor;
 
+/// A value with whether it is in binary format; `None` is null.
+pub type Formatted<'a> = (bool, Option<&'a [u8]>);
+
 /// The values of a Bind, in order. The message may end early: then what is there is read.
 #[derive(Debug, Clone, Copy)]
 pub struct BindValues<'a> {
@@ -36,7 +39,7 @@ impl<'a> BindValues<'a> {
 
     /// The next value with whether it is in binary format; `None` is null. An error where it isn't there as a whole.
     #[expect(clippy::should_implement_trait, reason = "what is read last are no values")]
-    pub fn next(&mut self) -> Option<Result<(bool, Option<&'a [u8]>), DecodeError>> {
+    pub fn next(&mut self) -> Option<Result<Formatted<'a>, DecodeError>> {
         if self.read >= self.count {
             return None;
         }
