@@ -183,7 +183,19 @@ fn a_session_is_ended_whatever_it_does() -> Result<()> {
         .concat(),
     )?;
 
+    // Asked for its password, which it doesn't give.
+    stage.server.sql("create role asked login password 'x'")?;
+    stage.server.ask_for_passwords("asked")?;
+    let mut entering = Client::new(agent.dial(stage.server.address(), Postgres::PORT)?)?;
+    entering.send(&say::startup(&[
+        ("user", "asked"),
+        ("database", "postgres"),
+        ("application_name", "entering"),
+    ]))?;
+    ensure!(entering.message()?.is_some_and(|message| message.tag == b'R'));
+
     for (application, state) in [
+        ("entering", "handshake"),
         ("idle", "idle"),
         ("running", "running"),
         ("transaction", "in transaction"),
@@ -205,9 +217,7 @@ fn a_session_is_ended_whatever_it_does() -> Result<()> {
             of("/unmapped/killed_by/pid").is_some_and(Value::is_u64),
             "{end:#}"
         );
-        if state != "running" || application.starts_with("copying") {
-            stage.gone(application)?;
-        }
+        stage.gone(application)?;
         let again = stage.sessions(&["kill", &id])?;
         ensure!(again.status.code() == Some(4), "{again:?}");
         ensure!(
@@ -215,12 +225,13 @@ fn a_session_is_ended_whatever_it_does() -> Result<()> {
             "{again:?}"
         );
     }
+    farewell(&entering.rest()?)?;
     farewell(&idle.rest()?)?;
     farewell(&running.rest()?)?;
     farewell(&transaction.rest()?)?;
     farewell(&copying_in.rest()?)?;
     farewell(&pipeline.rest()?)?;
-    drop(copying_out);
+    drop((copying_out, holder));
     ensure!(
         stage.server.sql("select count(*) from kept")? == "0",
         "something was kept"

@@ -180,7 +180,9 @@ pub(crate) async fn connect_agent(
     let user = credential.user.as_deref().ok_or(OwnError::NoCredential)?;
     let secret = files.secret(&credential.proof).ok_or(OwnError::NoFiles)?;
     let way = Way::of_agent(target, files, Some(secret), to).ok_or(OwnError::NoFiles)?;
-    let wire = connect(&way, None, within, Limits::default().dead_peer).await.map_err(OwnError::Way)?;
+    let wire = connect(&way, None, within, Limits::default().dead_peer)
+        .await
+        .map_err(OwnError::Way)?;
     let mut config = tokio_postgres::Config::new();
     config
         .user(user)

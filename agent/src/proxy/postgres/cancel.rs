@@ -180,6 +180,12 @@ impl Cancellable {
         Err(End::Limit("cancel_keys"))
     }
 
+    /// How the session's server is reached, and its own key, once it gave one.
+    pub(crate) fn real(&self) -> Option<(Way, Key)> {
+        let told = self.told.as_ref()?;
+        self.cancels.shard(told)?.lock().ok()?.get(told).cloned()
+    }
+
     fn forget(&mut self) {
         if let Some(told) = self.told.take()
             && let Some(Ok(mut shard)) = self.cancels.shard(&told).map(Mutex::lock)

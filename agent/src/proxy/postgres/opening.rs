@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bailiff_model::{Chain, OriginalDst};
-use bailiff_policy::{ChainPolicy, Denial, Target};
+use bailiff_policy::{ChainPolicy, Denial, DialPermit, Target};
 use bailiff_wire::postgres::build;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -30,6 +30,7 @@ use crate::attribution::PodEntry;
 use crate::decide::{Decider, Standing};
 use crate::proxy::dial::{Way, dial};
 use crate::proxy::end::{End, Side};
+use crate::proxy::limits::Limits;
 use crate::proxy::tls::{Snapshot, Wire};
 use crate::proxy::worker::{Accepted, Drain, WorkerShared};
 
@@ -118,6 +119,8 @@ impl Opening {
         };
         let _ = client.set_nodelay(true);
         let drain = self.shared.drain.clone();
+        // For the end of a session that somebody ends: what its server runs is cancelled then.
+        let (pod, again) = (Arc::clone(&self.pod), self.policy.connect().ok());
         // None while a TLS handshake is under way, and after one that failed: nobody can be told anything then.
         let mut client = Some(Wire::Plain(client));
         let opened = within(until, drain.clone(), self.open(&mut client)).await;
@@ -143,11 +146,23 @@ impl Opening {
             amid: false,
             binding_taken: false,
         };
-        let outcome = within(until, drain, authenticating.run()).await;
+        let live = Rc::clone(authenticating.core.evidence.live());
+        let outcome = tokio::select! {
+            outcome = within(until, drain, authenticating.run()) => outcome,
+            killing = live.killed() => Err(End::killed(killing)),
+        };
         let (end, mut core) = match outcome {
             Ok(()) => {
-                let (serving, _cancellable) = authenticating.serving();
-                serving.run().await
+                let (serving, cancellable) = authenticating.serving();
+                let (end, core) = serving.run().await;
+                if matches!(end, End::Killed(..))
+                    && core.tracker.outstanding() > 0
+                    && let (Some((way, real)), Some(permit)) = (cancellable.real(), again)
+                {
+                    // Whatever comes of it, the session is over.
+                    let _ = pass_cancel(permit, &pod, &way, &real, &limits).await;
+                }
+                (end, core)
             }
             Err(end) => {
                 if !authenticating.amid {
@@ -264,19 +279,10 @@ impl Opening {
             return End::Denied;
         };
         let limits = &self.shared.options.limits;
-        let mut server = match dial(permit, &self.pod, &way, limits).await {
-            Ok(server) => server,
-            Err(end) => return end,
-        };
-        let mut request = Vec::with_capacity(64);
-        build::cancel_request(&mut request, real.process(), real.secret());
-        // The server closes once the signal is on its way, and clients wait for that.
-        let passed = async {
-            server.say(&request).await?;
-            server.read_u8().await
-        };
-        let _ = tokio::time::timeout(limits.dial, passed).await;
-        End::Cancel("cancel_passed")
+        match pass_cancel(permit, &self.pod, &way, &real, limits).await {
+            Ok(()) => End::Cancel("cancel_passed"),
+            Err(end) => end,
+        }
     }
 
     fn evidence(&self, wish: &SessionWish, mapped: Option<&(String, String)>) -> SessionEvidence {
@@ -289,6 +295,26 @@ impl Opening {
             mapped.cloned(),
         )
     }
+}
+
+/// Cancels what a server runs for the session with this key.
+async fn pass_cancel(
+    permit: DialPermit,
+    pod: &PodEntry,
+    way: &Way,
+    real: &Key,
+    limits: &Limits,
+) -> Result<(), End> {
+    let mut server = dial(permit, pod, way, limits).await?;
+    let mut request = Vec::with_capacity(64);
+    build::cancel_request(&mut request, real.process(), real.secret());
+    // The server closes once the signal is on its way, and clients wait for that.
+    let passed = async {
+        server.say(&request).await?;
+        server.read_u8().await
+    };
+    let _ = tokio::time::timeout(limits.dial, passed).await;
+    Ok(())
 }
 
 /// A step of the handshake, up to its time or the agent's end.
