@@ -221,6 +221,33 @@ const NEEDS: &[Need] = &[
         purposes: &[Purpose::Test, Purpose::Corpus],
         found: || has_python_module("asyncpg"),
     },
+    Need {
+        package: "default-jdk-headless",
+        why: "runs pgjdbc, and compiles the program that uses it",
+        purposes: &[Purpose::Test],
+        found: || {
+            ["java", "javac"]
+                .iter()
+                .all(|program| shell::which(program).is_some())
+        },
+    },
+    Need {
+        package: "libpostgresql-jdbc-java",
+        why: "pgjdbc, Java's client",
+        purposes: &[Purpose::Test],
+        found: || Path::new("/usr/share/java/postgresql.jar").is_file(),
+    },
+    Need {
+        package: "node-pg",
+        why: "node-postgres, JavaScript's client; where another node is installed, npm brings it to the tests",
+        purposes: &[Purpose::Test],
+        found: || {
+            Path::new("/usr/share/nodejs/pg").is_dir()
+                || ["node", "npm"]
+                    .iter()
+                    .all(|program| shell::which(program).is_some())
+        },
+    },
 ];
 
 fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
