@@ -35,6 +35,8 @@ pub struct Store {
 
 const PREFIX: &str = "sessions-";
 const SUFFIX: &str = ".jsonl.zst";
+/// Of files that an agent before version 2 of the record wrote: plain lines.
+const PLAIN: &str = ".jsonl";
 
 /// The lowest level: it makes the record a tenth or less of the text, faster than the disk takes it.
 const LEVEL: i32 = 1;
@@ -127,12 +129,19 @@ fn compressor() -> io::Result<Compressor<'static>> {
 /// Hands on the text of each whole frame from a place in a file on, and says behind which it ended. What comes after it is
 /// being written, or a crash cut it off.
 ///
+/// A file of plain lines counts as one frame up to its last whole line.
+///
 /// `from` must be 0 or what an earlier call returned. Reads what is left of the file at once: at most `file_bytes`.
 pub(crate) fn frames(file: &mut File, from: u64, mut text: impl FnMut(&[u8])) -> io::Result<u64> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(from))?;
     file.read_to_end(&mut bytes)?;
     let mut rest = bytes.as_slice();
+    if from == 0 && rest.first() == Some(&b'{') || from > 0 && starts_plain(file)? {
+        let whole = memchr::memrchr(b'\n', rest).map_or(0, |end| end + 1);
+        text(rest.get(..whole).unwrap_or_default());
+        return Ok(from + whole as u64);
+    }
     while let Ok(length) = zstd::zstd_safe::find_frame_compressed_size(rest)
         && let Some((frame, after)) = rest.split_at_checked(length)
         && !frame.is_empty()
@@ -141,6 +150,13 @@ pub(crate) fn frames(file: &mut File, from: u64, mut text: impl FnMut(&[u8])) ->
         rest = after;
     }
     Ok(from + (bytes.len() - rest.len()) as u64)
+}
+
+/// Whether a file holds plain lines.
+fn starts_plain(file: &mut File) -> io::Result<bool> {
+    let mut first = [0];
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file.read(&mut first)? == 1 && first == *b"{")
 }
 
 fn create(directory: &Path, stamp: u128, number: u64) -> io::Result<File> {
@@ -163,7 +179,9 @@ pub(crate) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
         .filter(|path| {
             path.file_name()
                 .and_then(|name| name.to_str())
-                .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+                .is_some_and(|name| {
+                    name.starts_with(PREFIX) && (name.ends_with(SUFFIX) || name.ends_with(PLAIN))
+                })
         })
         .collect();
     files.sort();

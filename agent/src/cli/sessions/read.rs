@@ -78,6 +78,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn plain_lines_of_older_agents_are_read() {
+        let directory = std::env::temp_dir().join(format!("bailiff-sessions-plain-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let line = |id: &str| format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\"}}}}\n");
+        let path = directory.join("sessions-1.jsonl");
+        // Half of a two-byte character.
+        let cut = b"{\"metadata\":{\"correlation_uid\":\"\xc3";
+        std::fs::write(
+            &path,
+            [line("bb").as_bytes(), line("aa").as_bytes(), cut].concat(),
+        )
+        .unwrap();
+        let mut reader = Reader::new(&directory);
+        let mut ids = Vec::new();
+        let mut more = |ids: &mut Vec<String>| {
+            reader
+                .more(|event| ids.extend(session(&event).map(str::to_owned)))
+                .unwrap();
+        };
+        more(&mut ids);
+        assert_eq!(ids, ["bb", "aa"]);
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"\xa9\"}}\n").unwrap();
+        more(&mut ids);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(ids, ["bb", "aa", "é"]);
+    }
+
+    #[test]
     fn a_frame_that_is_cut_off_waits_for_its_end() {
         let directory = std::env::temp_dir().join(format!("bailiff-sessions-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
