@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::Catalogs;
 use crate::metrics::Metrics;
 use crate::proxy::Workers;
 
@@ -35,6 +36,12 @@ const SILENT: Duration = Duration::from_secs(2);
 /// For how long the quietest worker has been silent.
 type Silence = dyn Fn() -> Duration + Send + Sync;
 
+/// Lines about databases that are masked by names.
+type Warnings = dyn Fn() -> Vec<String> + Send + Sync;
+
+/// Of those, so many are told.
+const WARNINGS: usize = 20;
+
 /// The server, on a thread of its own.
 pub struct Admin {
     address: SocketAddr,
@@ -44,11 +51,22 @@ pub struct Admin {
 
 impl Admin {
     /// Listens and serves.
-    pub fn start(address: SocketAddr, metrics: Arc<Metrics>, workers: Arc<Workers>) -> Result<Self> {
-        Self::serving(address, metrics, Arc::new(move || workers.silence()))
+    pub fn start(
+        address: SocketAddr,
+        metrics: Arc<Metrics>,
+        workers: Arc<Workers>,
+        catalogs: Arc<Catalogs>,
+    ) -> Result<Self> {
+        let warnings = Arc::new(move || catalogs.missing());
+        Self::serving(address, metrics, Arc::new(move || workers.silence()), warnings)
     }
 
-    fn serving(address: SocketAddr, metrics: Arc<Metrics>, silence: Arc<Silence>) -> Result<Self> {
+    fn serving(
+        address: SocketAddr,
+        metrics: Arc<Metrics>,
+        silence: Arc<Silence>,
+        warnings: Arc<Warnings>,
+    ) -> Result<Self> {
         let listener = std::net::TcpListener::bind(address)
             .with_context(|| format!("cannot serve metrics on {address}; choose another with --admin"))?;
         listener.set_nonblocking(true)?;
@@ -60,7 +78,7 @@ impl Admin {
             .build()?;
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, metrics, silence, stopped)))?;
+            .spawn(move || runtime.block_on(serve(listener, metrics, silence, warnings, stopped)))?;
         Ok(Self {
             address,
             stop,
@@ -87,6 +105,7 @@ async fn serve(
     listener: std::net::TcpListener,
     metrics: Arc<Metrics>,
     silence: Arc<Silence>,
+    warnings: Arc<Warnings>,
     stop: CancellationToken,
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
@@ -106,10 +125,11 @@ async fn serve(
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
-        let (metrics, silence) = (Arc::clone(&metrics), Arc::clone(&silence));
+        let (metrics, silence, warnings) =
+            (Arc::clone(&metrics), Arc::clone(&silence), Arc::clone(&warnings));
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &metrics, silence());
+                let answer = answer(&request, &metrics, silence(), &*warnings);
                 async move { Ok::<_, Infallible>(answer) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
@@ -124,7 +144,12 @@ async fn serve(
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics, silence: Duration) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    metrics: &Metrics,
+    silence: Duration,
+    warnings: &Warnings,
+) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => match metrics.text() {
             Ok(text) => (StatusCode::OK, Bytes::from(text)),
@@ -134,7 +159,7 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, silence: Duration) -> 
             }
         },
         (&Method::GET, "/healthz") => (StatusCode::OK, Bytes::from_static(b"ok\n")),
-        (&Method::GET, "/readyz") => readiness(metrics, silence),
+        (&Method::GET, "/readyz") => readiness(metrics, silence, &warnings()),
         _ => (
             StatusCode::NOT_FOUND,
             Bytes::from_static(b"there are /metrics, /healthz and /readyz\n"),
@@ -146,7 +171,7 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, silence: Duration) -> 
 }
 
 /// A line for each condition, as Kubernetes' own components write them. One that only warns begins with `[!]`.
-fn readiness(metrics: &Metrics, silence: Duration) -> (StatusCode, Bytes) {
+fn readiness(metrics: &Metrics, silence: Duration, catalogs: &[String]) -> (StatusCode, Bytes) {
     let mut text = String::new();
     let mut ready = true;
     let mut condition = |name: &str, holds: bool, otherwise: &str| {
@@ -180,6 +205,15 @@ fn readiness(metrics: &Metrics, silence: Duration) -> (StatusCode, Bytes) {
     );
     if metrics.policies_refused.get() != 0 {
         text.push_str("[!]policies: the files are refused, and older ones are in force; the log says why\n");
+    }
+    for line in catalogs.iter().take(WARNINGS) {
+        text.push_str(&format!("[!]masks: {line}\n"));
+    }
+    if catalogs.len() > WARNINGS {
+        text.push_str(&format!(
+            "[!]masks: and {} more databases\n",
+            catalogs.len() - WARNINGS
+        ));
     }
     let status = if ready {
         StatusCode::OK
@@ -216,6 +250,7 @@ mod tests {
             "127.0.0.1:0".parse().unwrap(),
             Arc::clone(&metrics),
             Arc::new(move || Duration::from_secs(told.load(Ordering::Relaxed))),
+            Arc::new(|| vec!["database \"a\": by names (coarser): so".to_owned()]),
         )
         .unwrap();
         let get = |path: &str| {
@@ -242,7 +277,11 @@ mod tests {
         }
 
         assert!(get("/healthz").starts_with("HTTP/1.1 200"));
-        assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+        let warned = get("/readyz");
+        assert!(
+            warned.starts_with("HTTP/1.1 200") && warned.contains("[!]masks: database \"a\": by names"),
+            "{warned}"
+        );
         for (gauge, told) in [
             (&metrics.kernel_detached, "[-]kernel failed: 1 programs"),
             (&metrics.recorder_failing, "[-]record failed"),
@@ -283,7 +322,13 @@ mod tests {
     fn scrapes_that_say_nothing_are_closed_and_others_wait_for_them() {
         let silence: Arc<Silence> = Arc::new(|| Duration::ZERO);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let admin = Admin::serving("127.0.0.1:0".parse().unwrap(), metrics, silence).unwrap();
+        let admin = Admin::serving(
+            "127.0.0.1:0".parse().unwrap(),
+            metrics,
+            silence,
+            Arc::new(Vec::new),
+        )
+        .unwrap();
         let mut silent: Vec<_> = (0..SCRAPES)
             .map(|_| std::net::TcpStream::connect(admin.address()).unwrap())
             .collect();

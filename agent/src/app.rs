@@ -12,11 +12,13 @@ use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
 use bailiff_kernel::{GuardBy, Options as RedirectOptions, Redirect, TargetEntry, cgroup, net};
 use bailiff_model::PodInfo;
+use bailiff_policy::catalog::CatalogLimits;
 use bailiff_policy::{ParserPool, PolicySet};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::attribution::{Attribution, PodEntry};
+use crate::catalog::{CatalogThread, Catalogs};
 use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::metrics::Metrics;
@@ -75,6 +77,7 @@ pub struct Agent {
     acceptor: Acceptor,
     workers: Arc<Workers>,
     recorder: Recorder,
+    catalogs: CatalogThread,
     admin: Option<Admin>,
     control: Option<Control>,
     listening: Mutex<Vec<CancellationToken>>,
@@ -135,6 +138,15 @@ impl Agent {
         .with_context(|| format!("cannot write the record into {}", options.record.display()))?;
         let recorder = Recorder::start(store, options.limits.record_queue, Arc::clone(&metrics))?;
         let limits = Arc::new(options.limits.clone());
+        let (catalogs, catalog_thread) = Catalogs::start(
+            Arc::clone(&in_force),
+            Arc::clone(&materials),
+            CatalogLimits {
+                bytes: limits.catalog,
+                relations: limits.catalog_relations,
+            },
+            Arc::clone(&metrics),
+        )?;
         let workers = Arc::new(Workers::start(
             &WorkersOptions {
                 threads: options.workers,
@@ -144,6 +156,7 @@ impl Agent {
                 parsers: Arc::new(ParserPool::new(1, limits.grammar_queue)?),
                 materials: Arc::clone(&materials),
                 cancels: Arc::<Cancels>::default(),
+                catalogs: Arc::clone(&catalogs),
                 metrics: Arc::clone(&metrics),
             },
             &recorder,
@@ -157,7 +170,14 @@ impl Agent {
         )?;
         let admin = options
             .admin
-            .map(|address| Admin::start(address, Arc::clone(&metrics), Arc::clone(&workers)))
+            .map(|address| {
+                Admin::start(
+                    address,
+                    Arc::clone(&metrics),
+                    Arc::clone(&workers),
+                    Arc::clone(&catalogs),
+                )
+            })
             .transpose()?;
         let control = Control::start(&options.record, Arc::clone(&workers))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -184,6 +204,7 @@ impl Agent {
             acceptor,
             workers,
             recorder,
+            catalogs: catalog_thread,
             admin,
             control: Some(control),
             listening: Mutex::default(),
@@ -267,6 +288,7 @@ impl Agent {
         self.stop.store(true, Ordering::Release);
         self.acceptor.stop();
         self.recorder.stop();
+        self.catalogs.stop();
         if let Some(quiet) = self.quiet.take() {
             let _ = quiet.join();
         }

@@ -7,5 +7,5 @@ mod kept;
 
 pub use cache::ClassificationCache;
 pub(crate) use cache::Meaning;
-pub(crate) use decider::{Decider, Lookup, Standing};
+pub(crate) use decider::{CatalogWait, Decider, Lookup, Standing};
 pub use in_force::{InForce, Watcher};

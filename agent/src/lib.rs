@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod app;
 pub mod attribution;
+pub mod catalog;
 pub mod cli;
 mod control;
 pub mod decide;

@@ -2,8 +2,8 @@
 
 use bailiff_model::{Effect, Protocol, SqlEffect, TargetName};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::proxy::tls::Expiry;
@@ -51,6 +51,19 @@ pub struct Metrics {
     /// 1 while files that targets name can't be used, so that earlier ones are in force.
     pub tls_files_refused: IntGauge,
     certificate_expiry: IntGaugeVec,
+    /// Databases that are masked by their catalogs.
+    pub catalogs: IntGauge,
+    /// Databases in use whose catalogs can't be had, so that they are masked by names.
+    pub catalogs_missing: IntGauge,
+    /// Relations of all catalogs.
+    pub catalog_relations: IntGauge,
+    /// Bytes of memory of all catalogs.
+    pub catalog_bytes: IntGauge,
+    /// Seconds since the catalog of which that is longest was known to be fresh.
+    pub catalog_age: Gauge,
+    /// Readings of catalogs.
+    pub catalog_refreshes: IntCounter,
+    catalog_failures: IntCounterVec,
     refused: IntCounterVec,
     limits: IntCounterVec,
     ended: IntCounterVec,
@@ -109,6 +122,11 @@ impl Metrics {
             &["target", "role"],
         )?;
         registry.register(Box::new(certificate_expiry.clone()))?;
+        let catalog_age = Gauge::new(
+            "bailiff_catalog_age_seconds",
+            "Seconds since the catalog of which that is longest was known to be fresh.",
+        )?;
+        registry.register(Box::new(catalog_age.clone()))?;
         let build = family("bailiff_build_info", "The build; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).inc();
         Ok(Self {
@@ -162,6 +180,20 @@ impl Metrics {
                 "1 while files that targets name can't be used, so that earlier ones are in force.",
             )?,
             certificate_expiry,
+            catalogs: gauge("bailiff_catalogs", "Databases that are masked by their catalogs.")?,
+            catalogs_missing: gauge(
+                "bailiff_catalogs_missing",
+                "Databases in use whose catalogs can't be had, so that they are masked by names.",
+            )?,
+            catalog_relations: gauge("bailiff_catalog_relations", "Relations of all catalogs.")?,
+            catalog_bytes: gauge("bailiff_catalog_bytes", "Bytes of memory of all catalogs.")?,
+            catalog_age,
+            catalog_refreshes: counter("bailiff_catalog_refreshes_total", "Readings of catalogs.")?,
+            catalog_failures: family(
+                "bailiff_catalog_failures_total",
+                "Failures to read a catalog or to look whether it has changed, by reason.",
+                &["reason"],
+            )?,
             refused: family(
                 "bailiff_connections_refused_total",
                 "Connections closed before a session, by reason.",
@@ -196,6 +228,11 @@ impl Metrics {
     /// Counts a connection that was closed before it became a session. Reasons are words of the program.
     pub fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts that a catalog couldn't be had. Reasons are words of the program.
+    pub fn catalog_failed(&self, reason: &'static str) {
+        self.catalog_failures.with_label_values(&[reason]).inc();
     }
 
     /// Counts that a limit was reached. Names are words of the program.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::InForce;
 use super::cache::Meaning;
 use super::kept::Kept;
+use crate::catalog::{SessionCatalog, SessionPlace};
 use crate::proxy::End;
 use crate::proxy::worker::WorkerShared;
 
@@ -39,6 +40,15 @@ pub(crate) enum Lookup {
     Known(Meaning, Arc<Ruling>),
     /// It is being parsed.
     Started,
+}
+
+/// Until when the next statement has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CatalogWait {
+    /// The answers to what was sent, which may change what names stand for.
+    Answers,
+    /// The catalog is read.
+    Reading,
 }
 
 /// A parse under way: under which keys its outcome is kept.
@@ -77,6 +87,7 @@ pub(crate) struct Decider {
     rulings: HashMap<usize, (Weak<Classified>, Arc<Ruling>)>,
     unknown: Option<Arc<Ruling>>,
     replication: Option<Arc<Ruling>>,
+    catalog: Option<SessionCatalog>,
     scratch: Vec<u8>,
     key: Vec<u8>,
 }
@@ -112,8 +123,54 @@ impl Decider {
             rulings: HashMap::default(),
             unknown: None,
             replication: None,
+            catalog: None,
             scratch: Vec::new(),
             key: Vec::new(),
+        }
+    }
+
+    /// Decides by the catalog of the database in which the session is, where the target's definition says how to read it.
+    pub(crate) fn in_database(mut self, session: SessionPlace) -> Self {
+        self.catalog = SessionCatalog::new(&self.shared.options.catalogs, &self.target, session);
+        self
+    }
+
+    /// Whether the next statement has to wait until what the session changed is known, or until somebody else's change is.
+    pub(crate) fn waits_for_catalog(&mut self) -> Option<CatalogWait> {
+        if self.catalog.is_none() || !self.policy.masks_in_force() {
+            return None;
+        }
+        self.refresh();
+        let catalog = self.catalog.as_ref()?;
+        if catalog.is_pending() {
+            Some(CatalogWait::Answers)
+        } else {
+            catalog.must_wait().then_some(CatalogWait::Reading)
+        }
+    }
+
+    /// Waits for the catalog, though not for long.
+    pub(crate) fn poll_catalog(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.catalog {
+            Some(catalog) => catalog.poll_caught_up(cx),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Notes a statement that is passed on, which may change what names stand for.
+    pub(crate) fn passes(&mut self, meaning: &Meaning, ruling: &Ruling, text: &[u8]) {
+        let Some(catalog) = &mut self.catalog else {
+            return;
+        };
+        if catalog.passes(meaning.as_deref(), ruling, text) {
+            self.forget_rulings();
+        }
+    }
+
+    /// Notes that an answer came after which what the session changed may be there for everybody.
+    pub(crate) fn may_have_committed(&self) {
+        if let Some(catalog) = &self.catalog {
+            catalog.may_have_committed();
         }
     }
 
@@ -259,6 +316,13 @@ impl Decider {
     /// Says that no transaction is open.
     pub(crate) fn transaction_ended(&mut self) {
         self.kept.transaction_ended();
+        if self
+            .catalog
+            .as_mut()
+            .is_some_and(SessionCatalog::transaction_ended)
+        {
+            self.forget_rulings();
+        }
     }
 
     fn denied_of_kept(&mut self) -> Option<Arc<Ruling>> {
@@ -284,6 +348,17 @@ impl Decider {
             }
             b"standard_conforming_strings" => {
                 self.settings.standard_conforming_strings = value == b"on";
+            }
+            b"search_path"
+                if self
+                    .catalog
+                    .as_mut()
+                    .is_some_and(|catalog| catalog.reported(value)) =>
+            {
+                self.forget_rulings();
+                if !self.policy.trusts_search_path(value) {
+                    self.distrust_search_path();
+                }
             }
             // Newer servers report it. Where it is moved, unqualified names mean something else.
             b"search_path" if !self.policy.trusts_search_path(value) => self.distrust_search_path(),
@@ -338,7 +413,8 @@ impl Decider {
         if let Some((_, ruling)) = self.rulings.get(&place) {
             return Arc::clone(ruling);
         }
-        let ruling = self.policy.decide_sql(classified, &self.settings);
+        let names = self.catalog.as_ref().and_then(SessionCatalog::names);
+        let ruling = self.policy.decide_sql_by(classified, &self.settings, names);
         if self.rulings.len() >= RULINGS {
             self.rulings.clear();
         }
@@ -347,8 +423,11 @@ impl Decider {
         ruling
     }
 
-    /// Feels a change of policy or settings.
+    /// Feels a change of policy, settings or catalog.
     fn refresh(&mut self) {
+        if self.catalog.as_mut().is_some_and(SessionCatalog::refresh) {
+            self.forget_rulings();
+        }
         if self.in_force.generation() == self.generation {
             return;
         }

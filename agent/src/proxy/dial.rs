@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bailiff_kernel::net;
 use bailiff_model::{OriginalDst, SourceAddress};
-use bailiff_policy::{ChainPolicy, DialPermit, Target, UpstreamTlsMode};
+use bailiff_policy::{CatalogAccess, ChainPolicy, DialPermit, Target, UpstreamTlsMode};
 use bailiff_wire::postgres::build::SSL_REQUEST;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -140,7 +140,6 @@ async fn connect(
 }
 
 /// A connection of the agent's own to a target's database.
-#[expect(dead_code, reason = "the reader of the catalog connects by it")]
 pub(crate) struct OwnConnection {
     /// Asks.
     pub(crate) client: tokio_postgres::Client,
@@ -151,9 +150,6 @@ pub(crate) struct OwnConnection {
 /// Why the agent has no connection of its own.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OwnError {
-    /// The target's definition has no credential that says whose it is.
-    #[error("the target has no `credential` with a `user`")]
-    NoCredential,
     /// Its files aren't in force.
     #[error("the files of its TLS and credential aren't in force yet")]
     NoFiles,
@@ -165,32 +161,33 @@ pub(crate) enum OwnError {
     Server(#[from] tokio_postgres::Error),
 }
 
-/// Connects the agent itself to a database of a target, from the node, under the target's credential, and by TLS as its definition says.
+/// Connects the agent itself to a database of a target, from the node, as its definition says for catalogs, and by TLS where it says so.
 ///
 /// For what the agent has to know by itself, such as the catalog; never for anything that a pod asks. Cancel-safe.
-#[expect(dead_code, reason = "the reader of the catalog connects by it")]
 pub(crate) async fn connect_agent(
     target: &Target,
+    access: &CatalogAccess,
     files: &Snapshot,
     to: OriginalDst,
     database: &str,
     within: Duration,
 ) -> Result<OwnConnection, OwnError> {
-    let credential = target.credential.as_ref().ok_or(OwnError::NoCredential)?;
-    let user = credential.user.as_deref().ok_or(OwnError::NoCredential)?;
-    let secret = files.secret(&credential.proof).ok_or(OwnError::NoFiles)?;
-    let way = Way::of_agent(target, files, Some(secret), to).ok_or(OwnError::NoFiles)?;
+    let secret = match &access.proof {
+        Some(proof) => Some(&**files.secret(proof).ok_or(OwnError::NoFiles)?),
+        None => None,
+    };
+    let way = Way::of_agent(target, files, secret, to).ok_or(OwnError::NoFiles)?;
     let wire = connect(&way, None, within, Limits::default().dead_peer)
         .await
         .map_err(OwnError::Way)?;
     let mut config = tokio_postgres::Config::new();
     config
-        .user(user)
+        .user(&access.user)
         .dbname(database)
-        .application_name("bailiff")
+        .application_name("bailiff catalog")
         // The connection is encrypted already, where it is to be.
         .ssl_mode(tokio_postgres::config::SslMode::Disable);
-    if let Secret::Password(password) = &**secret {
+    if let Some(Secret::Password(password)) = secret {
         config.password(password);
     }
     let (client, connection) = tokio::time::timeout(within, config.connect_raw(wire, tokio_postgres::NoTls))

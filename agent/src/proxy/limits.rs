@@ -32,6 +32,10 @@ pub struct Limits {
     pub grammar_queue: usize,
     /// Bytes that may wait to be written into the record, over all sessions.
     pub record_queue: usize,
+    /// Bytes of memory that all databases' catalogs together may take.
+    pub catalog: usize,
+    /// Relations that one database's catalog may have.
+    pub catalog_relations: usize,
     /// How long sessions that aren't idle may go on after the agent was told to end.
     pub drain: Duration,
 }
@@ -52,6 +56,8 @@ impl Default for Limits {
             memory: 1 << 30,
             grammar_queue: 256,
             record_queue: 64 << 20,
+            catalog: 256 << 20,
+            catalog_relations: 200_000,
             drain: Duration::from_secs(20),
         }
     }
@@ -148,7 +154,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-const KNOBS: [Knob; 14] = [
+const KNOBS: [Knob; 16] = [
     knob!(
         "connections",
         Count,
@@ -233,6 +239,20 @@ const KNOBS: [Knob; 14] = [
         KIB..=64 * GIB,
         record_queue,
         "that wait to be written into the record"
+    ),
+    knob!(
+        "catalog",
+        Bytes,
+        KIB..=64 * GIB,
+        catalog,
+        "that all databases' catalogs together take in memory"
+    ),
+    knob!(
+        "catalog-relations",
+        Count,
+        1..=100_000_000,
+        catalog_relations,
+        "relations of one database whose catalog is read"
     ),
     knob!(
         "drain",

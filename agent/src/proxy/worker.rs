@@ -23,6 +23,7 @@ use super::live::{Killing, LiveSessions, Order, Seen};
 use super::postgres::cancel::Cancels;
 use super::tls::Materials;
 use crate::attribution::Attribution;
+use crate::catalog::Catalogs;
 use crate::decide::{ClassificationCache, InForce};
 use crate::metrics::Metrics;
 use crate::record::{Recorder, WorkerRecorder};
@@ -50,6 +51,8 @@ pub struct WorkersOptions {
     pub materials: Arc<Materials>,
     /// Which key cancels which session's operation.
     pub cancels: Arc<Cancels>,
+    /// What is known of databases.
+    pub catalogs: Arc<Catalogs>,
     /// The counters.
     pub metrics: Arc<Metrics>,
 }

@@ -241,8 +241,7 @@ impl Catalog {
                 None => contents.system_path.as_deref(),
             }
         };
-        let schemas = path::schemas(asked.or_else(set)?)?;
-        Some(path_of(schemas, user))
+        path_of_text(asked.or_else(set)?, user)
     }
 
     /// The same snapshot with other estimates of rows.
@@ -256,21 +255,26 @@ impl Catalog {
     }
 }
 
+/// The schemas of a search_path as it is written, as a user's session takes them. `None` where that isn't known.
+#[must_use]
+pub fn path_of_text(written: &str, user: &str) -> Option<Vec<Name>> {
+    path_of(&path::schemas(written)?, user)
+}
+
 /// The schemas of a search_path as a user's session takes them. `pg_temp` is left out: what a session may have there is told by
-/// [`Temporary`], wherever it stands.
-pub(crate) fn path_of(schemas: Vec<String>, user: &str) -> Vec<Name> {
-    schemas
-        .into_iter()
-        .map(|schema| {
-            if schema == "$user" {
-                user.to_owned()
-            } else {
-                schema
-            }
-        })
-        .filter(|schema| schema != "pg_temp")
-        .map(String::into_boxed_str)
-        .collect()
+/// [`Temporary`], wherever it stands. Where it comes first, whatever is made without a schema is temporary: then it's `None`.
+#[must_use]
+pub fn path_of(schemas: &[String], user: &str) -> Option<Vec<Name>> {
+    if schemas.first().is_some_and(|schema| schema == "pg_temp") {
+        return None;
+    }
+    let named = schemas.iter().filter(|schema| *schema != "pg_temp");
+    Some(
+        named
+            .map(|schema| if schema == "$user" { user } else { schema })
+            .map(Name::from)
+            .collect(),
+    )
 }
 
 impl fmt::Debug for Catalog {

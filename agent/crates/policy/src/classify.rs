@@ -17,7 +17,8 @@ pub(crate) use catalog::is_catalog;
 pub(crate) use functions::is_pure;
 pub use lasting::Lasting;
 pub(crate) use shape::{Output, Shape};
-pub(crate) use walk::{PathMove, any_relation};
+pub use walk::PathMove;
+pub(crate) use walk::any_relation;
 
 use bailiff_model::{EffectSet, SqlEffect, Statement};
 
@@ -94,7 +95,9 @@ impl Classified {
         self.lasting
     }
 
-    pub(crate) fn moves(&self) -> &PathMove {
+    /// Where unqualified names are looked for after it.
+    #[must_use]
+    pub fn moves(&self) -> &PathMove {
         &self.moves
     }
 

@@ -49,6 +49,15 @@ fn same_prefix(a: u128, b: u128, bits: u8) -> bool {
     bits == 0 || (a ^ b) >> (128 - u32::from(bits.min(128))) == 0
 }
 
+/// The agent's own way into a target's databases, to read their catalogs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogAccess {
+    /// The role. It needs no right but to connect.
+    pub user: String,
+    /// What proves it; `None` where the server asks for nothing.
+    pub proof: Option<Proof>,
+}
+
 /// What is protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -68,6 +77,8 @@ pub struct Target {
     pub unknown: Effect,
     /// What happens to operations that can't be recorded.
     pub when_full: WhenFull,
+    /// As whom the agent reads its databases' catalogs.
+    pub(crate) catalog: Option<CatalogAccess>,
     pub(crate) search_path: Vec<String>,
     pub(crate) plain_relations: Vec<(Glob, Glob)>,
     /// TLS towards clients.
@@ -79,6 +90,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// As whom the agent reads its databases' catalogs; `None` where it may not, so that masks rest on names.
+    #[must_use]
+    pub fn catalog_access(&self) -> Option<&CatalogAccess> {
+        self.catalog.as_ref()
+    }
+
     /// Schemas in which unqualified names are looked for, as the operator says.
     #[must_use]
     pub fn search_path(&self) -> &[String] {
@@ -233,7 +250,14 @@ impl PolicySet {
             .policies
             .iter()
             .filter_map(|policy| policy.connect_as.proof.as_ref());
-        targets.map(|credential| &credential.proof).chain(policies)
+        let catalogs = self
+            .targets
+            .iter()
+            .filter_map(|target| target.catalog.as_ref()?.proof.as_ref());
+        targets
+            .map(|credential| &credential.proof)
+            .chain(catalogs)
+            .chain(policies)
     }
 
     /// How many policies there are.

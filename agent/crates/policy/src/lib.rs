@@ -17,8 +17,8 @@ mod parser;
 mod path;
 mod permit;
 
-pub use classify::{Classified, Lasting, Settings, Unclassified, classify};
-pub use compiled::{Endpoint, PolicySet, Target};
+pub use classify::{Classified, Lasting, PathMove, Settings, Unclassified, classify};
+pub use compiled::{CatalogAccess, Endpoint, PolicySet, Target};
 pub use connection::{
     ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, UpstreamTls, UpstreamTlsMode,
 };

@@ -27,6 +27,7 @@ use super::cancel::{Cancellable, Key, Lookup};
 use super::evidence::{self, SessionEvidence};
 use super::serving::Core;
 use crate::attribution::PodEntry;
+use crate::catalog::SessionPlace;
 use crate::decide::{Decider, Standing};
 use crate::proxy::dial::{Way, dial};
 use crate::proxy::end::{End, Side};
@@ -235,7 +236,7 @@ impl Opening {
                 error,
             })?;
         let evidence = self.evidence(&wish, identity.mapped.as_ref());
-        let user = identity.mapped.map_or(wish.user, |(user, _)| user);
+        let (user, database) = identity.mapped.unwrap_or((wish.user, wish.database));
         let standing = Standing {
             exposed: way.is_exposed(),
             mapping,
@@ -251,7 +252,13 @@ impl Opening {
             Rc::clone(&self.shared),
             wish.settings,
             standing,
-        );
+        )
+        .in_database(SessionPlace {
+            address: self.original,
+            user: user.clone(),
+            database,
+            asked: wish.search_path,
+        });
         let mut core = Core::new(Rc::clone(&self.shared), limits, decider, evidence);
         core.replicates = wish.replication;
         Ok(Opened {

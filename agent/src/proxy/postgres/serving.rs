@@ -54,6 +54,8 @@ enum Waiting {
     Nothing,
     /// A classification is being made.
     Classification,
+    /// The database's catalog is being read.
+    Catalog,
     /// Settings may be changing, so that the next text can't be read before the server has answered.
     Answers,
     /// As many answers are outstanding as there may be.
@@ -352,6 +354,7 @@ impl Core {
         let over = match self.waiting {
             Waiting::Nothing => true,
             Waiting::Classification => self.decider.poll_classified(cx).is_ready(),
+            Waiting::Catalog => self.decider.poll_catalog(cx).is_ready(),
             Waiting::Outstanding => self.tracker.outstanding() < self.limits.outstanding,
             Waiting::Settled(part) => {
                 let progress = self.tracker.progress();

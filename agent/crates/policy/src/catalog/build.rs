@@ -13,7 +13,7 @@ use super::{
 pub struct CatalogLimits {
     /// Bytes of memory, as [`Catalog::bytes`] counts them.
     pub bytes: usize,
-    /// Relations; indexes and TOAST tables count.
+    /// Relations; TOAST tables and composite types count, indexes don't.
     pub relations: usize,
 }
 
@@ -114,6 +114,17 @@ impl Builder {
     pub fn column(&mut self, of: Oid, column: Column) -> Result<(), TooLarge> {
         self.takes(bytes_of(&column))?;
         self.about(of, |relation| relation.columns.push(column));
+        Ok(())
+    }
+
+    /// Takes the expression of a column's default, or by which it is computed.
+    pub fn default(&mut self, of: Oid, number: i16, text: &str) -> Result<(), TooLarge> {
+        self.takes(text.len())?;
+        self.about(of, |relation| {
+            if let Some(column) = relation.columns.iter_mut().find(|column| column.number == number) {
+                column.expression = Some(text.into());
+            }
+        });
         Ok(())
     }
 

@@ -34,7 +34,7 @@ pub struct Relation {
     /// Whether row security is enabled.
     pub row_security: bool,
     /// Expressions of row security policies, of check constraints and of indexes with their predicates: where one fails, its
-    /// error may quote values. Names outside of `pg_catalog` are qualified.
+    /// error may quote values. Names outside of `pg_catalog` are qualified. An empty one couldn't be told.
     pub expressions: Vec<Arc<str>>,
     /// Of a TOAST table, whose values it holds.
     pub toast_of: Option<Oid>,
@@ -73,8 +73,6 @@ pub enum RelationKind {
     Toast,
     /// A composite type: it has columns and no rows.
     Composite,
-    /// An index, which can't be read by name, but has one.
-    Index,
     /// One that this program doesn't know.
     Other,
 }
@@ -92,7 +90,6 @@ impl RelationKind {
             b'S' => Self::Sequence,
             b't' => Self::Toast,
             b'c' => Self::Composite,
-            b'i' | b'I' => Self::Index,
             _ => Self::Other,
         }
     }
@@ -109,7 +106,7 @@ pub struct Column {
     pub type_oid: Oid,
     /// Whether its value is computed from other columns.
     pub generated: Option<Generated>,
-    /// The expression of its default, or by which it is computed.
+    /// The expression of its default, or by which it is computed; empty where it couldn't be told.
     pub expression: Option<Arc<str>>,
 }
 
@@ -167,7 +164,7 @@ pub struct Rule {
     pub event: Option<RuleEvent>,
     /// Whether it takes the statement's place.
     pub instead: bool,
-    /// Its CREATE RULE, with every name outside of `pg_catalog` qualified.
+    /// Its CREATE RULE, with every name outside of `pg_catalog` qualified; empty where it couldn't be told.
     pub definition: Arc<str>,
 }
 

@@ -91,7 +91,7 @@ fn catalog() -> Arc<Catalog> {
     for (for_database, role, value) in [
         (false, Some("ann"), "hr"),
         (true, None, "\"$user\", hr, public"),
-        (true, Some("bob"), "pg_temp, public, pg_catalog"),
+        (true, Some("bob"), "public, pg_temp, pg_catalog"),
     ] {
         builder
             .search_path(SearchPathSetting {
@@ -198,6 +198,8 @@ fn sessions_begin_with_the_path_that_wins() {
     assert_eq!(path("eve", None).as_deref(), Some("eve|hr|public"));
     assert_eq!(path("ann", Some("a, \"B\"")).as_deref(), Some("a|B"));
     assert_eq!(path("ann", Some("a,,b")), None);
+    // What is made without a schema is temporary then.
+    assert_eq!(path("ann", Some("pg_temp, a")), None);
     let bare = Builder::new(CatalogLimits::default(), 150_004, "shop").finish();
     assert_eq!(bare.search_path_at_start("ann", None), None);
 }

@@ -21,7 +21,7 @@ pub(super) struct Walked {
 
 /// Where unqualified names are looked for after a statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum PathMove {
+pub enum PathMove {
     /// Where they were before.
     #[default]
     Stays,

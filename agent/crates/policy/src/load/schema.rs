@@ -63,6 +63,7 @@ pub(super) struct TargetSpec {
     pub(super) plain_relations: Vec<Spanned<String>>,
     pub(super) tls: Option<TlsSpec>,
     pub(super) credential: Option<Spanned<CredentialSpec>>,
+    pub(super) catalog: Option<Spanned<CredentialSpec>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

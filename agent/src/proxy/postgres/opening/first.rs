@@ -6,6 +6,7 @@ use bailiff_policy::{ClientTlsMode, Settings, Target};
 use bailiff_wire::postgres::startup::{First, MAX_STARTUP, Replication, Startup, next_first};
 use tokio::io::AsyncReadExt as _;
 
+use crate::catalog::AskedPath;
 use crate::proxy::end::{End, Side};
 use crate::proxy::tls::{ALPN, Hello, Snapshot, Wire};
 
@@ -26,6 +27,8 @@ pub(super) struct SessionWish {
     pub(super) settings: Settings,
     /// Whether it asks to be somebody else than the user at once.
     pub(super) changes_role: bool,
+    /// The search_path that it asks for.
+    pub(super) search_path: AskedPath,
     /// Why it can't be passed on, whatever policy says.
     pub(super) refusal: Option<&'static str>,
     /// Whether it is for replication.
@@ -177,6 +180,7 @@ impl SessionWish {
                 ..Settings::default()
             },
             changes_role: startup.may_set("role") || startup.may_set("session_authorization"),
+            search_path: AskedPath::of(startup),
             refusal: (startup.replication() == Replication::Unclear)
                 .then_some("replication= is database, true or false, and given once"),
             replication: startup.replication() == Replication::Yes,

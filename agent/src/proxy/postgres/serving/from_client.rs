@@ -9,7 +9,7 @@ use bailiff_policy::Ruling;
 use bailiff_wire::postgres::{Frame, FrameHeader, frontend, next_frame};
 
 use super::{Core, Waiting};
-use crate::decide::{Decider, Lookup, Meaning};
+use crate::decide::{CatalogWait, Decider, Lookup, Meaning};
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::READ_SIZE;
 use crate::proxy::postgres::evidence;
@@ -221,6 +221,9 @@ impl Core {
             }
             self.decider.settings_settled();
         }
+        if let Some(waiting) = self.waits_for_catalog(upstream) {
+            return Err(waiting);
+        }
         match self.decider.lookup(text) {
             Lookup::Known(classified, ruling) => Ok((classified, self.decider.answer(ruling))),
             Lookup::Started => Err(Waiting::Classification),
@@ -234,6 +237,26 @@ impl Core {
             return Err(Waiting::Recorder);
         }
         Ok((None, self.decider.replication()))
+    }
+
+    /// Says why a statement that a mask may concern has to wait until it is known what names stand for.
+    fn waits_for_catalog(&mut self, upstream: &mut Upstream) -> Option<Waiting> {
+        match self.decider.waits_for_catalog()? {
+            // In a transaction that is open the change is the session's alone: masks go by names until it is over.
+            CatalogWait::Answers => (self.tracker.outstanding() > 0).then(|| {
+                upstream.flush_server();
+                Waiting::Answers
+            }),
+            CatalogWait::Reading => Some(Waiting::Catalog),
+        }
+    }
+
+    fn waits_for_reading(&mut self) -> bool {
+        let waits = self.decider.waits_for_catalog() == Some(CatalogWait::Reading);
+        if waits {
+            self.waiting = Waiting::Catalog;
+        }
+        waits
     }
 
     fn simple(
@@ -260,7 +283,7 @@ impl Core {
         let run = Running::new(Text::from(text), Arc::clone(&ruling), began, raw.len()).simple();
         self.evidence.decided(&run);
         if let Some(permit) = ruling.permit() {
-            self.note(&meaning, &ruling);
+            self.note(&meaning, &ruling, text);
             upstream.forward(permit, raw);
             self.tracker.sent(Expect::Query(run));
         } else {
@@ -318,6 +341,9 @@ impl Core {
 
     /// Takes a Bind, or the beginning of a long one.
     fn bind(&mut self, portal: &[u8], statement: &[u8], raw: &[u8]) -> Result<Taken, End> {
+        if self.waits_for_reading() {
+            return Ok(Taken::Wait);
+        }
         let progress = self.tracker.progress();
         if let Some(part) = self.names.unsettled(Kind::Portal, portal, progress) {
             return Ok(self.wait_for(part));
@@ -374,6 +400,9 @@ impl Core {
             return Ok(Taken::Wait);
         }
         let mut bound = None;
+        if self.waits_for_reading() {
+            return Ok(Taken::Wait);
+        }
         let found = match self.names.find(Kind::Portal, portal, self.tracker.progress()) {
             Found::Unsettled(part) => return Ok(self.wait_for(part)),
             Found::Known(entry, sure) => {
@@ -403,7 +432,7 @@ impl Core {
             upstream.describe_portal(portal);
             self.tracker.sent(Expect::OwnDescribe(Rc::clone(&prepared)));
         }
-        self.note(&prepared.classified, &ruling);
+        self.note(&prepared.classified, &ruling, &prepared.text);
         upstream.forward(permit, raw);
         self.tracker.sent(Expect::Execute(run, prepared));
         Ok(Taken::Yes)
@@ -435,7 +464,7 @@ impl Core {
         let run = Running::new(Text::from(text), Arc::clone(&ruling), began, raw.len()).simple();
         self.evidence.decided(&run);
         if let Some(permit) = ruling.permit() {
-            self.note(&meaning, &ruling);
+            self.note(&meaning, &ruling, text);
             upstream.forward(permit, raw);
             self.tracker.sent(Expect::FunctionCall(run));
         } else {
@@ -452,7 +481,8 @@ impl Core {
     }
 
     /// Notes what an operation that is passed on may change for those after it.
-    fn note(&mut self, meaning: &Meaning, ruling: &Ruling) {
+    fn note(&mut self, meaning: &Meaning, ruling: &Ruling, text: &[u8]) {
+        self.decider.passes(meaning, ruling, text);
         let lasting = ruling.lasting();
         if lasting.leaves() {
             self.decider.keep(meaning, ruling);

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bailiff_model::SqlEffect;
 use bailiff_policy::Ruling;
 use bailiff_wire::postgres::{Frame, FrameHeader, backend, build, next_frame};
 
@@ -168,6 +169,7 @@ impl Core {
             Step::Finished(mut run) => {
                 self.evidence.target_bytes(frame.raw.len());
                 if frame.tag == b'C' {
+                    self.completed(&run.ruling);
                     run.counted(
                         backend::CommandComplete::decode(frame.body)
                             .map_err(malformed)?
@@ -194,8 +196,12 @@ impl Core {
                     .map_err(malformed)?
                     .rows()
                     .unwrap_or(0);
-                if let Some(run) = self.tracker.current() {
+                let ruling = self.tracker.current().map(|run| {
                     run.counted(rows);
+                    Arc::clone(&run.ruling)
+                });
+                if let Some(ruling) = ruling {
+                    self.completed(&ruling);
                 }
             }
             b'Z' => self.ready(frame)?,
@@ -219,12 +225,27 @@ impl Core {
         Ok(true)
     }
 
+    /// A statement is done, and with it perhaps its transaction: what it changed is then there for all sessions.
+    fn completed(&self, ruling: &Ruling) {
+        let commits = |effect: &SqlEffect| match effect {
+            SqlEffect::Create | SqlEffect::Alter | SqlEffect::Drop => self.transaction_idle,
+            SqlEffect::Transaction => true,
+            _ => false,
+        };
+        if ruling.effects().iter().any(|effect| commits(&effect)) {
+            self.decider.may_have_committed();
+        }
+    }
+
     fn ready(&mut self, frame: &Frame<'_>) -> Result<(), End> {
         let status = backend::ReadyForQuery::decode(frame.body).map_err(|error| End::Malformed {
             side: Side::Target,
             error,
         })?;
         self.transaction_idle = status.is_idle();
+        if status.is_idle() {
+            self.decider.may_have_committed();
+        }
         if status.is_idle() && self.tracker.outstanding() == 0 {
             self.names.transaction_ended();
             self.decider.transaction_ended();

@@ -11,7 +11,7 @@ use super::super::schema::connection::{
 };
 use super::super::schema::{PolicySpec, Resource, TargetSpec};
 use super::Report;
-use crate::compiled::Target;
+use crate::compiled::{CatalogAccess, Target};
 use crate::connection::{
     ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, UpstreamTls, UpstreamTlsMode,
 };
@@ -349,14 +349,50 @@ pub(super) struct Connection {
     pub(super) client: ClientTls,
     pub(super) upstream: UpstreamTls,
     pub(super) credential: Option<Credential>,
+    pub(super) catalog: Option<CatalogAccess>,
+}
+
+/// As whom catalogs are read: what is written for that, else the credential, where it says whose it is.
+fn compile_catalog(
+    written: Option<&Spanned<CredentialSpec>>,
+    credential: Option<&Credential>,
+    upstream: &UpstreamTls,
+    report: &mut Report<'_>,
+) -> Option<CatalogAccess> {
+    let Some(written) = written else {
+        let credential = credential?;
+        return Some(CatalogAccess {
+            user: credential.user.clone()?,
+            proof: Some(credential.proof.clone()),
+        });
+    };
+    let (spec, line) = (&written.value, written.referenced.line());
+    let files = [&spec.password_file, &spec.certificate_file, &spec.key_file];
+    let proof = proof(files, line, report);
+    check_names([&spec.user, &None], report);
+    check_proof(proof.as_ref(), upstream, line, report);
+    let Some(user) = &spec.user else {
+        report.add(
+            line,
+            "the catalog's `user` is missing, so that nobody could read it",
+            "name a role that may log in; it needs no other right",
+        );
+        return None;
+    };
+    Some(CatalogAccess {
+        user: user.value.clone(),
+        proof,
+    })
 }
 
 pub(super) fn compile_connection(spec: &TargetSpec, report: &mut Report<'_>) -> Connection {
     let (client, upstream) = compile_tls(spec.tls.as_ref(), report);
     let credential = compile_credential(spec.credential.as_ref(), &upstream, report);
+    let catalog = compile_catalog(spec.catalog.as_ref(), credential.as_ref(), &upstream, report);
     Connection {
         client,
         upstream,
         credential,
+        catalog,
     }
 }

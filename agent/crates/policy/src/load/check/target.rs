@@ -56,6 +56,7 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         default: spec.default,
         unknown: spec.unknown,
         when_full: spec.recording.when_full,
+        catalog: connection.catalog,
         search_path: spec.search_path.value.clone(),
         plain_relations,
         tls_client: connection.client,
