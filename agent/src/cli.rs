@@ -1,6 +1,7 @@
 //! The command line.
 
 mod doctor;
+mod record;
 mod run;
 mod sessions;
 
@@ -27,6 +28,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Doctor(doctor::Args),
+    Record(record::Args),
     Run(run::Args),
     Sessions(sessions::Args),
 }
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         .init();
     let outcome = match cli.command {
         Command::Doctor(args) => doctor::run(&args),
+        Command::Record(args) => record::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Sessions(args) => sessions::run(&args),
     };

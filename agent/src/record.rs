@@ -3,6 +3,7 @@
 //! Workers gather what happened and hand it over in batches; a thread of its own makes the text and writes it. The data path
 //! only ever sees a full queue, and then the target's policy says what happens.
 
+mod chain;
 mod content;
 mod detect;
 mod ocsf;
@@ -21,8 +22,10 @@ use bailiff_model::{Chain, Decision, OriginalDst, RecordingLevel, SessionId, Tar
 use crate::metrics::Metrics;
 pub use crate::proxy::live::Killing;
 
+pub(crate) use chain::{State, Verified, verify};
 pub(crate) use content::Watched;
 pub use content::{Answer, Bound, Content, Values};
+pub(crate) use render::hex;
 pub use store::{Store, StoreOptions};
 pub(crate) use store::{files, frames};
 
@@ -276,6 +279,7 @@ impl Writer {
             events.clear();
             self.spare.give(events);
         }
+        self.store.seal();
     }
 
     fn gauge(&self) {

@@ -339,6 +339,54 @@ fn two_agents_share_a_record_and_one_that_was_killed_leaves_unfinished_sessions(
     Ok(())
 }
 
+#[test]
+fn a_record_that_was_changed_is_told() -> Result<()> {
+    let Some(stage) = Stage::new("")? else {
+        return Ok(());
+    };
+    let verify = |more: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(bailiff()?);
+        command
+            .args(["record", "verify"])
+            .args(more)
+            .arg("--dir")
+            .arg(stage.enforced.record());
+        let output = command.output()?;
+        Ok((output.status.code(), text(&output.stdout)))
+    };
+    let agent = stage.enforced.start()?;
+    let mut client = stage.session(&agent, "kept")?;
+    ensure!(client.value("select 1")? == "1");
+    agent.wait_for("the statement in the record", || {
+        Ok(stage.enforced.operations()?.len() == 1)
+    })?;
+    let (code, told) = verify(&[])?;
+    ensure!(code == Some(0) && told.contains("without a seal"), "{told}");
+    let hash = told.trim_end().rsplit(' ').next().context("no hash")?.to_owned();
+    drop(client);
+    agent.stop()?;
+    let (code, told) = verify(&["--has", &hash])?;
+    ensure!(
+        code == Some(0) && told.contains(": sealed; 3 lines, hash "),
+        "{told}"
+    );
+    let (code, told) = verify(&["--has", &"0".repeat(64)])?;
+    ensure!(code == Some(1) && told.contains("is not in the record"), "{told}");
+
+    let file = std::fs::read_dir(stage.enforced.record())?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "zst"))
+        .context("no file")?;
+    let mut bytes = std::fs::read(&file)?;
+    let middle = bytes.len() / 2;
+    *bytes.get_mut(middle).context("short")? ^= 1;
+    std::fs::write(&file, bytes)?;
+    let (code, told) = verify(&[])?;
+    ensure!(code == Some(1) && told.contains("CHANGED at byte"), "{told}");
+    Ok(())
+}
+
 const DENY: &str = "    - name: keep
       effects: [drop]
       action: Deny

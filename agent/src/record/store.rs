@@ -11,6 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use zstd::bulk::Compressor;
 
+use super::chain::{Chain, is_mark};
+
 /// How much may be kept.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -27,6 +29,9 @@ pub struct Store {
     options: StoreOptions,
     compressor: Compressor<'static>,
     frame: Vec<u8>,
+    /// What goes out with one write: the frame with its marks.
+    out: Vec<u8>,
+    chain: Chain,
     file: File,
     written: u64,
     number: u64,
@@ -56,6 +61,8 @@ impl Store {
             options,
             compressor: compressor()?,
             frame: Vec::new(),
+            out: Vec::new(),
+            chain: Chain::default(),
             file,
             written: 0,
             number: 0,
@@ -73,6 +80,8 @@ impl Store {
             options,
             compressor: compressor().unwrap(),
             frame: Vec::new(),
+            out: Vec::new(),
+            chain: Chain::default(),
             file,
             written: 0,
             number: 0,
@@ -87,18 +96,41 @@ impl Store {
         self.compressor.compress_to_buffer(lines, &mut self.frame)?;
         let size = self.frame.len() as u64;
         if self.written > 0 && self.written + size > self.options.file_bytes {
-            self.file = create(&self.options.directory, self.stamp, self.number + 1)?;
+            let next = create(&self.options.directory, self.stamp, self.number + 1)?;
+            self.seal();
+            self.file = next;
             self.number += 1;
             self.written = 0;
             self.make_room()?;
         }
-        if let Err(error) = self.file.write_all(&self.frame) {
+        self.out.clear();
+        if self.written == 0 {
+            self.chain.begin(&mut self.out);
+        }
+        self.out.extend_from_slice(&self.frame);
+        let head = self.chain.link(&self.frame, &mut self.out);
+        if let Err(error) = self.file.write_all(&self.out) {
             // A part may stand there, and the next attempt would write it once more.
             let _ = self.file.set_len(self.written);
             return Err(error);
         }
-        self.written += size;
+        self.chain.written(head);
+        self.written += self.out.len() as u64;
         Ok(())
+    }
+
+    /// Says that the file is complete. Where that can't be written, the file is told as one without a seal.
+    pub(super) fn seal(&mut self) {
+        if self.written > 0 {
+            self.out.clear();
+            let head = self.chain.seal(&mut self.out);
+            match self.file.write_all(&self.out) {
+                Ok(()) => self.chain.written(head),
+                Err(_) => {
+                    let _ = self.file.set_len(self.written);
+                }
+            }
+        }
     }
 
     fn make_room(&self) -> io::Result<()> {
@@ -146,7 +178,9 @@ pub(crate) fn frames(file: &mut File, from: u64, mut text: impl FnMut(&[u8])) ->
         && let Some((frame, after)) = rest.split_at_checked(length)
         && !frame.is_empty()
     {
-        text(&zstd::decode_all(frame)?);
+        if !is_mark(frame) {
+            text(&zstd::decode_all(frame)?);
+        }
         rest = after;
     }
     Ok(from + (bytes.len() - rest.len()) as u64)
@@ -224,10 +258,11 @@ mod tests {
         };
         let (before, length) = lines(&newest);
         assert_eq!(length, whole.len() as u64);
-        std::fs::write(&newest, whole.get(..whole.len() - 5).unwrap()).unwrap();
+        let cut = super::super::chain::MARK + 5;
+        std::fs::write(&newest, whole.get(..whole.len() - cut).unwrap()).unwrap();
         let (after, shorter) = lines(&newest);
         assert_eq!(after, before - 1);
-        assert!(shorter < length - 5);
+        assert!(shorter < length - cut as u64);
         drop(store);
         // An agent that may keep less begins by making room.
         let less = StoreOptions {
