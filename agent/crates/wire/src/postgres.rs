@@ -12,6 +12,7 @@ mod error;
 mod frame;
 pub mod frontend;
 pub mod startup;
+pub mod value;
 
 pub use error::DecodeError;
 pub use frame::{Frame, FrameHeader, Limits, next_frame};

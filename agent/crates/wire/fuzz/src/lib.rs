@@ -7,11 +7,13 @@ mod messages;
 mod startup;
 mod stream;
 mod texts;
+mod values;
 
 pub use messages::{backend, decode_backend, decode_frontend, frontend};
 pub use startup::startup;
 pub use stream::frame;
 pub use texts::{sql, writing};
+pub use values::{copy, value};
 
 /// A target and its name, which is also that of its folder in `corpus/`.
 pub type Target = (&'static str, fn(&[u8]));
@@ -19,10 +21,12 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("backend", backend),
+    ("copy", copy),
     ("frame", frame),
     ("frontend", frontend),
     ("sql", sql),
     ("startup", startup),
+    ("value", value),
     ("writing", writing),
 ];
 
