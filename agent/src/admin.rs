@@ -198,11 +198,20 @@ fn readiness(metrics: &Metrics, silence: Duration, catalogs: &[String]) -> (Stat
         metrics.recorder_failing.get() == 0,
         "it can't be written; the log says why",
     );
+    let expired = metrics.certificates_expired.get();
+    condition(
+        "certificates",
+        expired == 0,
+        &format!("{expired} have ended; bailiff doctor --config names them"),
+    );
     condition(
         "serving",
         metrics.draining.get() == 0,
         "the agent drains and takes no new connections",
     );
+    if metrics.tls_files_refused.get() != 0 {
+        text.push_str("[!]tls: files of certificates or credentials can't be used, and earlier ones are in force; the log says why\n");
+    }
     if metrics.policies_refused.get() != 0 {
         text.push_str("[!]policies: the files are refused, and older ones are in force; the log says why\n");
     }

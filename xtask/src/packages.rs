@@ -210,6 +210,12 @@ const NEEDS: &[Need] = &[
         found: || shell::which("haproxy").is_some(),
     },
     Need {
+        package: "tcpdump",
+        why: "reads a pod's wire as a pod with NET_RAW would",
+        purposes: &[Purpose::Test],
+        found: || shell::which("tcpdump").is_some(),
+    },
+    Need {
         package: "python3-psycopg",
         why: "a client that must work unchanged",
         purposes: &[Purpose::Test, Purpose::Corpus],

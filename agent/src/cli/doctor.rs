@@ -2,6 +2,7 @@
 
 mod kernel;
 mod system;
+mod targets;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub(crate) struct Args {
     /// Where the record of sessions is to go
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
     record_dir: PathBuf,
+    /// Look at these Targets and Policies, too: their certificates, and which clients can't be served
+    #[arg(long, value_name = "DIR")]
+    config: Option<PathBuf>,
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
@@ -83,6 +87,7 @@ impl Finding {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut findings = system::check(&args.record_dir);
     findings.extend(kernel::check());
+    findings.extend(args.config.iter().flat_map(|config| targets::check(config)));
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &findings)?;

@@ -81,6 +81,16 @@ impl Way {
         })
     }
 
+    /// In plain text from the node.
+    #[cfg(test)]
+    pub(crate) fn plain(to: std::net::SocketAddr) -> Self {
+        Self {
+            to: OriginalDst::new(to),
+            from: SourceAddress::Node,
+            tls: None,
+        }
+    }
+
     /// Whether what passes can be read on the pod's own wire.
     pub(crate) fn is_exposed(&self) -> bool {
         let hidden = self

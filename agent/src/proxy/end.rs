@@ -79,6 +79,9 @@ pub enum End {
         "the client left after the TLS handshake, as one does that doesn't find the host's name in the certificate; see tls.client.names"
     )]
     LeftAfterHandshake,
+    /// The client came without TLS, and the target's definition asks for it.
+    #[error("refused: the connection isn't encrypted")]
+    Unencrypted,
     /// The agent couldn't authenticate to the target.
     #[error("the agent's credential doesn't work: {0}")]
     Credential(&'static str),
@@ -139,6 +142,7 @@ impl End {
             } => "target_tls",
             Self::LeftAfterHandshake => "left_after_tls",
             Self::Credential(_) => "credential",
+            Self::Unencrypted => "unencrypted",
             Self::Outdated => "outdated",
             Self::Denied => "denied",
             Self::Unreachable(_) => "unreachable",
@@ -243,6 +247,11 @@ impl End {
             } => Some((
                 "08006",
                 "the agent on this node can't verify the database by TLS; its log says why and what to do",
+            )),
+            // As a server whose pg_hba.conf asks for it: clients with sslmode=allow then come again by TLS.
+            Self::Unencrypted => Some((
+                "28000",
+                "the agent on this node lets only encrypted connections through to this database; connect with sslmode=require",
             )),
             Self::Credential(_) => Some((
                 "28000",

@@ -340,6 +340,15 @@ struct Database<'a> {
 struct StartMore<'a> {
     event: &'static str,
     chain: &'a bailiff_model::Chain,
+    /// What the target was told in place of what the client asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connected_as: Option<ConnectedAs<'a>>,
+}
+
+#[derive(Serialize)]
+struct ConnectedAs<'a> {
+    user: &'a str,
+    database: &'a str,
 }
 
 #[derive(Serialize)]
@@ -481,6 +490,10 @@ fn started(start: &SessionStart) -> Line<'_, StartMore<'_>> {
     let more = StartMore {
         event: "session_start",
         chain: &start.chain,
+        connected_as: start
+            .connected_as
+            .as_ref()
+            .map(|(user, database)| ConnectedAs { user, database }),
     };
     head(start, CONNECT, start.at, 0, true, more)
 }

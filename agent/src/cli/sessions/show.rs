@@ -160,6 +160,13 @@ impl Teller {
             plain(text(start, "/database/name")),
             plain(text(start, "/actor/user/name")),
         ));
+        if start.pointer("/unmapped/connected_as").is_some() {
+            self.out.line(&format!(
+                "           told to be user {} of database {}",
+                plain(text(start, "/unmapped/connected_as/user")),
+                plain(text(start, "/unmapped/connected_as/database")),
+            ));
+        }
         let began = self.clock.in_full(number(start, "/time"));
         self.out.line(&format!("  began    {began}"));
     }

@@ -200,3 +200,73 @@ impl Drop for Cancellable {
         self.forget();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::dial::Way;
+
+    fn session(cancels: &Arc<Cancels>, pod: u64, target: &str) -> (Cancellable, Key) {
+        let way = Way::plain("10.0.0.5:5432".parse().unwrap());
+        let mut session = Cancellable::new(cancels, CgroupId(pod), &TargetName::new(target), way);
+        let told = session.register(Key::new(7, &[1, 2, 3, 4])).unwrap();
+        (session, told)
+    }
+
+    fn finds(cancels: &Cancels, pod: u64, target: &str, key: &Key) -> bool {
+        matches!(
+            cancels.find(CgroupId(pod), &TargetName::new(target), key.clone()),
+            Lookup::Found(..)
+        )
+    }
+
+    #[test]
+    fn a_key_is_its_pods_and_its_targets_for_as_long_as_the_session() {
+        let cancels = Arc::<Cancels>::default();
+        let (mine, key) = session(&cancels, 1, "db");
+        let (_same_process, other) = session(&cancels, 1, "db");
+        assert_ne!(key, other);
+        assert_eq!((key.process(), key.secret().len()), (7, 4));
+        assert!(finds(&cancels, 1, "db", &key));
+        assert!(!finds(&cancels, 2, "db", &key), "stolen");
+        assert!(!finds(&cancels, 1, "other", &key), "at another target");
+        assert!(
+            !finds(&cancels, 1, "db", &Key::new(7, &[1, 2, 3, 4])),
+            "the server's"
+        );
+        drop(mine);
+        assert!(!finds(&cancels, 1, "db", &key), "after its end");
+        assert!(finds(&cancels, 1, "db", &other));
+    }
+
+    #[test]
+    fn a_long_key_gets_a_long_one() {
+        let cancels = Arc::<Cancels>::default();
+        let way = Way::plain("10.0.0.5:5432".parse().unwrap());
+        let mut session = Cancellable::new(&cancels, CgroupId(1), &TargetName::new("db"), way);
+        let told = session.register(Key::new(7, &[9; 256])).unwrap();
+        assert_eq!(told.secret().len(), LONG);
+        assert!(!format!("{told:?}").contains(&format!("{:?}", told.secret())));
+    }
+
+    #[test]
+    fn guessing_ends_for_the_pod_that_guesses() {
+        let cancels = Arc::<Cancels>::default();
+        let (_guesser, key) = session(&cancels, 1, "db");
+        let (_other, others) = session(&cancels, 2, "db");
+        // As within one second, however long it takes.
+        cancels
+            .guesses
+            .lock()
+            .unwrap()
+            .insert(CgroupId(1), (Instant::now() + Duration::from_secs(3600), GUESSES));
+        let wrong = Key::new(7, &[0; 4]);
+        let found = cancels.find(CgroupId(1), &TargetName::new("db"), wrong);
+        assert!(matches!(found, Lookup::TooMany));
+        assert!(
+            !finds(&cancels, 1, "db", &key),
+            "or a right key would be told from a wrong one"
+        );
+        assert!(finds(&cancels, 2, "db", &others));
+    }
+}

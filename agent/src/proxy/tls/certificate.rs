@@ -10,6 +10,18 @@ pub(crate) fn expiry(der: &[u8]) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
+/// Whether one of these signed it, by their names, or is the same.
+pub(super) fn is_under(der: &[u8], authorities: &[rustls::pki_types::CertificateDer<'_>]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return false;
+    };
+    authorities.iter().any(|authority| {
+        **authority == *der
+            || X509Certificate::from_der(authority)
+                .is_ok_and(|(_, authority)| authority.subject().as_raw() == certificate.issuer().as_raw())
+    })
+}
+
 /// Whether it is valid now.
 pub(super) fn is_current(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.validity().is_valid())

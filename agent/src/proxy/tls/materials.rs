@@ -140,6 +140,7 @@ pub struct Snapshot {
     towards: HashMap<TargetName, Arc<TowardsTarget>>,
     secrets: HashMap<Proof, Arc<Secret>>,
     expiries: Vec<Expiry>,
+    strangers: Vec<TargetName>,
     files: Vec<(PathBuf, Stamp)>,
 }
 
@@ -207,6 +208,13 @@ impl Snapshot {
         self.expiries.iter().filter(|expiry| expiry.at <= now).count()
     }
 
+    /// Whether clients of a target are shown certificates of another CA than the database's, so that those that verify by the
+    /// database's can't be served.
+    #[must_use]
+    pub fn is_stranger(&self, target: &TargetName) -> bool {
+        self.strangers.contains(target)
+    }
+
     pub(crate) fn presented(&self, target: &TargetName) -> Option<&Arc<Presented>> {
         self.presented.get(target)
     }
@@ -257,6 +265,12 @@ struct Reading {
 impl Reading {
     fn target(&mut self, target: &Target) {
         let whose = format!("target {:?}", target.name.as_str());
+        let shown = match &target.tls_client.identity {
+            Some(
+                ServerIdentity::Files { certificate, .. } | ServerIdentity::Authority { certificate, .. },
+            ) => CertificateDer::from_pem_file(certificate).ok(),
+            None => None,
+        };
         match &target.tls_client.identity {
             None => {}
             Some(ServerIdentity::Files { certificate, key }) => {
@@ -274,6 +288,15 @@ impl Reading {
                     self.expires(target, "client_ca", expiry);
                     self.present(target, Presented::Minted(authority));
                 }
+            }
+        }
+        if let Some(shown) = &shown
+            && let Some(ca) = &target.tls_upstream.ca
+            && let Ok(given) = CertificateDer::pem_file_iter(ca)
+        {
+            let given: Vec<_> = given.flatten().collect();
+            if !certificate::is_under(shown, &given) {
+                self.snapshot.strangers.push(target.name.clone());
             }
         }
         if target.tls_upstream.mode != UpstreamTlsMode::Disabled

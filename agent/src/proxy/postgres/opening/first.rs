@@ -84,9 +84,7 @@ pub(super) async fn first_packets(
             First::Cancel(cancel) => return Ok(Wish::Cancel(cancel.process, cancel.key.to_vec())),
             First::Startup(startup) => {
                 if !encrypted && target.tls_client.mode == ClientTlsMode::Require {
-                    return Err(End::Refused(
-                        "the agent on this node lets only encrypted connections through to this database; connect with sslmode=require",
-                    ));
+                    return Err(End::Unencrypted);
                 }
                 let raw = bytes.get(..length).unwrap_or_default().to_vec();
                 let carry = bytes.get(length..).unwrap_or_default().to_vec();
