@@ -191,6 +191,44 @@ fn opened(lab: &Lab, agent: &bailiff_tests::Running, more: &[(&str, &str)]) -> R
 }
 
 #[test]
+fn a_stream_ends_when_policy_no_longer_allows_it() -> Result<()> {
+    let Some(compared) = replicated(REPLICATION)? else {
+        return Ok(());
+    };
+    let lab = compared.lab();
+    lab.server
+        .sql("select pg_create_logical_replication_slot('s', 'test_decoding'); create table t (a int)")?;
+    let agent = lab.start()?;
+    let stream = agent.dial(lab.server.address(), bailiff_tests::Postgres::PORT)?;
+    let mut client = bailiff_tests::Client::new(stream)?;
+    let settings = [
+        ("user", "postgres"),
+        ("database", "postgres"),
+        ("replication", "database"),
+    ];
+    client.send(&say::startup(&settings))?;
+    client.until_ready()?;
+    client.send(&say::query("START_REPLICATION SLOT s LOGICAL 0/0"))?;
+    let until = |client: &mut bailiff_tests::Client, tag: u8| -> Result<Message> {
+        loop {
+            let message = client.message()?.context("closed")?;
+            if message.tag == tag {
+                return Ok(message);
+            }
+        }
+    };
+    until(&mut client, b'W')?;
+    lab.server.sql("insert into t values (1)")?;
+    until(&mut client, b'd')?;
+    lab.change_rules(&agent, ALLOW_ALL)?;
+    lab.server.sql("insert into t values (2)")?;
+    let said = until(&mut client, b'E')?;
+    ensure!(said.sqlstate().as_deref() == Some("42501"), "{said:?}");
+    ensure!(client.message()?.is_none());
+    Ok(())
+}
+
+#[test]
 fn sql_in_a_replication_connection_is_decided_as_sql() -> Result<()> {
     let rules = format!("{REPLICATION}    - name: read\n      effects: [read]\n      action: Allow\n");
     let Some(compared) = replicated(&rules)? else {

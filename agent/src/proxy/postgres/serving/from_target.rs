@@ -24,6 +24,9 @@ impl Core {
                 error,
             })
         };
+        if self.replicates && self.replication_ends(client) {
+            return Err(End::Denied);
+        }
         // Bytes before `done` are dealt with; those from `kept` to `done` go out as they came.
         let (mut kept, mut done) = (0, 0);
         if self.server_passes > 0 {
@@ -76,6 +79,22 @@ impl Core {
             to_client(client, bytes.get(kept..done).unwrap_or_default())?;
         }
         Ok(done)
+    }
+
+    /// Whether policy no longer allows the replication that is under way, felt with whatever the server sends next. Then the
+    /// client is told why.
+    fn replication_ends(&mut self, client: &mut Leg) -> bool {
+        let ruling = self.decider.replication();
+        let Some(denial) = ruling.denial() else {
+            return false;
+        };
+        // Inside a long message nothing can be said.
+        if self.server_passes == 0 {
+            let mut last = Vec::new();
+            build::error_response(&mut last, &build::ErrorText::fatal("42501", &denial.message));
+            let _ = client.send(&last);
+        }
+        true
     }
 
     /// The length of an unfinished message that may pass in pieces.
