@@ -48,6 +48,8 @@ pub struct AgentOptions {
     pub admin: Option<SocketAddr>,
     /// Threads that carry connections.
     pub workers: usize,
+    /// For how long a worker that was busy looks for more before it sleeps, at most; zero: not at all.
+    pub busy_poll: Duration,
     /// The data path's limits.
     pub limits: Limits,
 }
@@ -150,6 +152,7 @@ impl Agent {
         let workers = Arc::new(Workers::start(
             &WorkersOptions {
                 threads: options.workers,
+                busy_poll: options.busy_poll,
                 limits: Arc::clone(&limits),
                 in_force: Arc::clone(&in_force),
                 attribution: Arc::clone(&attribution),

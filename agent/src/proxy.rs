@@ -1,6 +1,7 @@
 //! The data path: accept, attribute, decide, dial, and one session a connection.
 
 mod accept;
+mod busy_poll;
 pub(crate) mod dial;
 mod end;
 mod leg;

@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 
+mod costs;
 mod kernel;
 mod numbers;
 mod postgres;
+mod rig;
 
 /// Measure.
 ///
@@ -18,12 +20,14 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    Costs(costs::Args),
     Kernel(kernel::Args),
     Postgres(postgres::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
+        What::Costs(args) => costs::run(args),
         What::Kernel(args) => kernel::run(args),
         What::Postgres(args) => postgres::run(args),
     }

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Threads that carry connections; by default half as many as there are processors
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    /// Microseconds that such a thread looks for more work before it sleeps, at most; 0: sleeps at once
+    #[arg(long, value_name = "MICROS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    busy_poll: u64,
     /// Set a limit of the data path; may be given several times. The limits are listed below
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<LimitSetting>,
@@ -121,6 +124,7 @@ fn enforced(args: &Args) -> Result<ExitCode> {
         record_bytes: args.record_mib << 20,
         admin: args.admin,
         workers: args.workers.unwrap_or_else(default_workers),
+        busy_poll: Duration::from_micros(args.busy_poll),
         limits,
     })?;
     let outcome = (|| {

@@ -17,6 +17,7 @@ use bailiff_model::SessionId;
 use bailiff_policy::ParserPool;
 use bailiff_wire::postgres::Limits as WireLimits;
 
+use super::busy_poll::BusyPoll;
 use super::leg::READ_SIZE;
 use super::limits::Limits;
 use super::live::{Killing, LiveSessions, Order, Seen};
@@ -39,6 +40,8 @@ const FAREWELL: Duration = Duration::from_secs(6);
 pub struct WorkersOptions {
     /// How many threads.
     pub threads: usize,
+    /// For how long a worker that was busy looks for more before it sleeps, at most; zero: not at all.
+    pub busy_poll: Duration,
     /// The data path's limits.
     pub limits: Arc<Limits>,
     /// The policy in force.
@@ -163,6 +166,7 @@ impl Clock {
 /// What the sessions of one worker share. They take turns on one thread, so there are no locks.
 pub(crate) struct WorkerShared {
     pub(crate) options: WorkersOptions,
+    pub(crate) busy_poll: BusyPoll,
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     pub(crate) classifications: RefCell<ClassificationCache>,
     pub(crate) recorder: RefCell<WorkerRecorder>,
@@ -364,10 +368,12 @@ impl Seat {
 
     async fn serve(mut self) {
         let may_hold = self.options.limits.memory / self.options.threads.max(1);
+        let busy_poll = self.options.busy_poll;
         let shared = Rc::new(WorkerShared {
             frontend_limits: WireLimits::frontend(self.options.limits.decided_message),
             backend_limits: WireLimits::backend(),
             options: self.options,
+            busy_poll: BusyPoll::new(busy_poll),
             read_buffer: RefCell::new(vec![0; READ_SIZE].into_boxed_slice()),
             classifications: RefCell::default(),
             recorder: RefCell::new(self.recorder),
@@ -377,6 +383,8 @@ impl Seat {
             held: Cell::new(0),
             may_hold,
         });
+        let polling = Rc::clone(&shared);
+        tokio::task::spawn_local(async move { polling.busy_poll.run().await });
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -1,27 +1,22 @@
 //! `cargo xtask bench postgres`: pgbench, direct and through PgBouncer, HAProxy and Bailiff.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::numbers::{geometric_mean, median};
-use crate::lab::network::{Address, Namespace};
-use crate::lab::postgres::{Postgres, Setup, run as run_quietly};
-use crate::lab::session::Session;
-use crate::lab::{self, Beside};
+use super::rig::{Lab, Sandbox, Subject, parse_tps};
 use crate::packages::{self, Purpose};
-use crate::{build, shell};
+use crate::{build, lab, shell};
 
 /// Compare pgbench through Bailiff with direct, PgBouncer and HAProxy.
 ///
 /// pgbench -S runs in a network namespace with a link to this machine, where a throw-away
 /// PostgreSQL, PgBouncer (session mode) and HAProxy (TCP) listen; for Bailiff it runs in a
-/// `bailiff run` sandbox, with policy, mask and recording on (examples/bench). In every round
+/// `bailiff run` sandbox, with policy, a mask that applies, one that doesn't, and recording on (examples/bench). In every round
 /// each subject takes its turn in every cell of clients × mode, so that what else the machine
 /// does falls on all alike. The table shows medians over the rounds and what share of direct
 /// each is; the last line is the geometric mean of Bailiff to PgBouncer.
@@ -61,15 +56,6 @@ enum Mode {
     Prepared,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-enum Subject {
-    Direct,
-    Pgbouncer,
-    Haproxy,
-    Bailiff,
-}
-
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -78,24 +64,6 @@ impl fmt::Display for Mode {
         })
     }
 }
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Direct => "direct",
-            Self::Pgbouncer => "pgbouncer",
-            Self::Haproxy => "haproxy",
-            Self::Bailiff => "bailiff",
-        })
-    }
-}
-
-/// The address in examples/bench/target.yaml.
-const ADDRESS: &str = "198.18.0.54";
-const SERVER: u16 = 5432;
-const PGBOUNCER: u16 = 6432;
-const HAPROXY: u16 = 7432;
-const SCALE: &str = "10";
 
 pub(super) fn run(args: &Args) -> Result<()> {
     packages::ensure(&[Purpose::Build, Purpose::Test, Purpose::Bench])?;
@@ -107,9 +75,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     lab::catch_signals()?;
     shell::heading("Setting up the server, the proxies and the sandboxes");
-    let lab = Lab::set_up(args)?;
+    let lab = Lab::set_up(&args.subjects)?;
     let mut sandbox = if with_bailiff {
-        Some(Sandbox::start(&lab, args.workers)?)
+        let workers = args
+            .workers
+            .map(|workers| vec!["--workers".to_owned(), workers.to_string()])
+            .unwrap_or_default();
+        Some(Sandbox::start(
+            &lab,
+            &shell::root().join("examples/bench"),
+            &workers,
+        )?)
     } else {
         None
     };
@@ -132,10 +108,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         for cell in &mut cells {
             lab::checkpoint()?;
             let options = pgbench_options(cell, args.seconds);
-            let tps = match (cell.subject, &mut sandbox) {
-                (Subject::Bailiff, Some(sandbox)) => sandbox.pgbench(&lab, &options, args.seconds)?,
+            let limit = Duration::from_secs(u64::from(args.seconds) + 30);
+            let text = match (cell.subject, &mut sandbox) {
+                (Subject::Bailiff, Some(sandbox)) => sandbox.pgbench(&options, limit)?,
                 _ => lab.pgbench(cell.subject, &options)?,
             };
+            let tps = parse_tps(&text)
+                .with_context(|| format!("pgbench through {} named no tps:\n{text}", cell.subject))?;
             println!(
                 "{:<9} {:>3} {:<10} {tps:>10.0} tps",
                 cell.mode, cell.clients, cell.subject
@@ -144,10 +123,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     }
     if let Some(sandbox) = sandbox {
-        sandbox
-            .session
-            .finish(Duration::from_secs(30))
-            .context("the agent did not end well")?;
+        sandbox.finish()?;
     }
     report(args, &cells)
 }
@@ -243,247 +219,4 @@ fn pgbench_options(cell: &Cell, seconds: u32) -> Vec<String> {
         cell.clients.min(2)
     );
     words.split(' ').map(str::to_owned).collect()
-}
-
-/// Everything but Bailiff. Dropped from the top: the clients' namespace first, the address last.
-struct Lab {
-    namespace: Namespace,
-    _proxies: Vec<Beside>,
-    server: Postgres,
-    record: tempfile::TempDir,
-    _address: Address,
-}
-
-impl Lab {
-    fn set_up(args: &Args) -> Result<Self> {
-        let address = Address::add(ADDRESS)?;
-        let server = Postgres::start(&Setup {
-            address: ADDRESS,
-            port: SERVER,
-            settings: &[
-                "max_connections = 200",
-                "shared_buffers = 256MB",
-                "autovacuum = off",
-            ],
-            // The same for all: what is compared is the middle.
-            hba: &[
-                "host bench bench 198.18.0.0/15 trust",
-                "host bench bench 0.0.0.0/0 trust",
-            ],
-        })?;
-        server.execute(SERVER, "postgres", "CREATE ROLE bench LOGIN")?;
-        server.execute(SERVER, "postgres", "CREATE DATABASE bench OWNER bench")?;
-        let mut fill = server.command("pgbench");
-        fill.args([
-            "--initialize",
-            "--quiet",
-            "--scale",
-            SCALE,
-            "--username",
-            "bench",
-            "--host",
-            ADDRESS,
-        ]);
-        fill.args(["--port", &SERVER.to_string(), "bench"]);
-        run_quietly(&mut fill)?;
-
-        let mut proxies = Vec::new();
-        if args.subjects.contains(&Subject::Pgbouncer) {
-            proxies.push(start_pgbouncer(&server)?);
-        }
-        if args.subjects.contains(&Subject::Haproxy) {
-            proxies.push(start_haproxy(&server)?);
-        }
-        Ok(Self {
-            namespace: Namespace::new()?,
-            _proxies: proxies,
-            server,
-            record: tempfile::Builder::new().prefix("bailiff-bench-").tempdir()?,
-            _address: address,
-        })
-    }
-
-    fn pgbench(&self, subject: Subject, options: &[String]) -> Result<f64> {
-        let port = match subject {
-            Subject::Direct | Subject::Bailiff => SERVER,
-            Subject::Pgbouncer => PGBOUNCER,
-            Subject::Haproxy => HAPROXY,
-        };
-        let mut command = self.namespace.command(&self.server.bin().join("pgbench"));
-        command
-            .args(options)
-            .args(connection(port))
-            .stdin(std::process::Stdio::null());
-        let output = command.output().context("pgbench can't be started")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(
-            output.status.success(),
-            "pgbench through {subject} failed:\n{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        parse_tps(&text).with_context(|| format!("pgbench through {subject} named no tps:\n{text}"))
-    }
-}
-
-fn connection(port: u16) -> Vec<String> {
-    [
-        "--host",
-        ADDRESS,
-        "--port",
-        &port.to_string(),
-        "--username",
-        "bench",
-        "bench",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
-/// A shell in one sandbox for the whole run: the agent starts once, as on a node.
-struct Sandbox {
-    session: Session,
-}
-
-impl Sandbox {
-    fn start(lab: &Lab, workers: Option<usize>) -> Result<Self> {
-        let mut command = Command::new(shell::root().join("target/release/bailiff"));
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(shell::root().join("examples/bench"));
-        command
-            .args(["--pod", "bench", "--record-dir"])
-            .arg(lab.record.path());
-        if let Some(workers) = workers {
-            command.args(["--workers", &workers.to_string()]);
-        }
-        command.args(["--", "sh"]).current_dir("/");
-        println!("\x1b[2m+ {}\x1b[0m", shell::describe(&command));
-        let mut session = Session::start(&mut command)?;
-        session
-            .ask("echo ready\n", "ready", Duration::from_secs(60))
-            .context("the sandbox did not start")?;
-        Ok(Self { session })
-    }
-
-    fn pgbench(&mut self, lab: &Lab, options: &[String], seconds: u32) -> Result<f64> {
-        let pgbench = lab.server.bin().join("pgbench");
-        let words = [options.to_vec(), connection(SERVER)].concat().join(" ");
-        // The shell reads its commands from the same input, so pgbench gets another.
-        let line = format!(
-            "{} {words} </dev/null; echo \"done $?\" | sed 's/^done 0$/done/'\n",
-            pgbench.display()
-        );
-        let limit = Duration::from_secs(u64::from(seconds) + 30);
-        let lines = self
-            .session
-            .ask(&line, "done", limit)
-            .context("pgbench through bailiff failed")?;
-        let text = lines.join("\n");
-        parse_tps(&text).with_context(|| format!("pgbench through bailiff named no tps:\n{text}"))
-    }
-}
-
-fn start_pgbouncer(server: &Postgres) -> Result<Beside> {
-    let folder = server.folder();
-    let users = folder.join("users.txt");
-    std::fs::write(&users, "\"bench\" \"\"\n")?;
-    let config = folder.join("pgbouncer.ini");
-    let text = format!(
-        "[databases]\n\
-         bench = host={ADDRESS} port={SERVER} dbname=bench user=bench\n\
-         [pgbouncer]\n\
-         listen_addr = {ADDRESS}\n\
-         listen_port = {PGBOUNCER}\n\
-         unix_socket_dir =\n\
-         auth_type = trust\n\
-         auth_file = {}\n\
-         pool_mode = session\n\
-         default_pool_size = 100\n\
-         max_client_conn = 200\n\
-         server_reset_query =\n\
-         ignore_startup_parameters = extra_float_digits\n\
-         log_connections = 0\n\
-         log_disconnections = 0\n",
-        users.display()
-    );
-    std::fs::write(&config, text)?;
-    let mut command = lower(&program("pgbouncer")?);
-    command.arg(&config);
-    start(
-        command,
-        "pgbouncer",
-        &folder.join("pgbouncer.log"),
-        Signal::SIGINT,
-        PGBOUNCER,
-    )
-}
-
-fn start_haproxy(server: &Postgres) -> Result<Beside> {
-    let folder = server.folder();
-    let config = folder.join("haproxy.cfg");
-    let text = format!(
-        "global\n    maxconn 400\n\
-         defaults\n    mode tcp\n    timeout connect 10s\n    timeout client 1h\n    timeout server 1h\n\
-         listen postgres\n    bind {ADDRESS}:{HAPROXY}\n    server postgres {ADDRESS}:{SERVER}\n"
-    );
-    std::fs::write(&config, text)?;
-    let mut command = lower(&program("haproxy")?);
-    // -db: in the foreground.
-    command.args(["-db", "-f"]).arg(&config);
-    start(
-        command,
-        "haproxy",
-        &folder.join("haproxy.log"),
-        Signal::SIGTERM,
-        HAPROXY,
-    )
-}
-
-fn start(mut command: Command, name: &str, log: &Path, stop: Signal, port: u16) -> Result<Beside> {
-    let mut beside = Beside::start(name, &mut command, log, stop)?;
-    lab::wait_for(&format!("{name}'s start"), Duration::from_secs(20), || {
-        beside.still_runs(log)?;
-        Ok(std::net::TcpStream::connect((ADDRESS, port)).is_ok())
-    })?;
-    Ok(beside)
-}
-
-fn program(name: &str) -> Result<PathBuf> {
-    shell::which(name).with_context(|| format!("{name} is gone"))
-}
-
-/// Neither proxy needs root, and PgBouncer refuses it.
-fn lower(program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command
-        .args([
-            "--reuid",
-            "postgres",
-            "--regid",
-            "postgres",
-            "--init-groups",
-            "--",
-        ])
-        .arg(program);
-    command
-}
-
-/// pgbench's last `tps = 12345.6 (without initial connection time)`.
-fn parse_tps(text: &str) -> Option<f64> {
-    let line = text.lines().rev().find_map(|line| line.strip_prefix("tps = "))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tps_is_what_pgbench_says_last() {
-        let text = "number of failed transactions: 0 (0.000%)\nlatency average = 0.1 ms\n\
-                    tps = 98.5 (including connections establishing)\ntps = 14230.771 (without initial connection time)\n";
-        assert_eq!(parse_tps(text), Some(14230.771));
-        assert_eq!(parse_tps("pgbench: error"), None);
-    }
 }

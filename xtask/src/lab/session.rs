@@ -83,6 +83,11 @@ impl Session {
         }
     }
 
+    /// The program's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Closes the input, for a program that is to read none.
     pub(crate) fn close_input(&mut self) {
         drop(self.input.take());

@@ -146,6 +146,7 @@ impl Serving {
 
     /// Does all that can be done now. `Ok` means that everything waits.
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.core.shared.busy_poll.event();
         loop {
             let mut progress = false;
             if self.core.waiting != Waiting::Nothing && self.core.poll_waiting(cx) {
