@@ -244,6 +244,11 @@ impl Catalog {
         path_of_text(asked.or_else(set)?, user)
     }
 
+    /// Whether another snapshot differs in estimates alone.
+    pub(crate) fn has_same_definitions(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.contents, &other.contents)
+    }
+
     /// The same snapshot with other estimates of rows.
     #[must_use]
     pub fn with_estimates(&self, estimates: HashMap<Oid, f32>) -> Self {

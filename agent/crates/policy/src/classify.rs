@@ -5,6 +5,7 @@
 //! is `unknown`.
 
 mod catalog;
+mod compact;
 mod condition;
 mod effects;
 mod functions;
@@ -14,11 +15,14 @@ mod tree;
 mod walk;
 
 pub(crate) use catalog::is_catalog;
+pub(crate) use compact::{Compact, Node, Tree};
 pub(crate) use functions::is_pure;
 pub use lasting::Lasting;
 pub(crate) use shape::{Output, Shape};
 pub use walk::PathMove;
 pub(crate) use walk::any_relation;
+
+use std::sync::Arc;
 
 use bailiff_model::{EffectSet, SqlEffect, Statement};
 
@@ -53,6 +57,8 @@ impl Default for Settings {
 pub struct Classified {
     statements: Vec<Statement>,
     shapes: Vec<Shape>,
+    /// The statements' trees, where they can be told.
+    trees: Vec<Option<Arc<Compact>>>,
     moves: PathMove,
     lasting: Lasting,
     literals_name_types: bool,
@@ -79,7 +85,10 @@ impl Classified {
     /// types of `float`, and conditions such as `1 = 1`. Otherwise a text that differs in free-standing integers alone has the same classification.
     #[must_use]
     pub fn literal_sensitive(&self) -> bool {
-        self.literals_name_types || self.literals_decide || self.shapes.iter().any(|shape| shape.positions)
+        self.literals_name_types
+            || self.literals_decide
+            || self.shapes.iter().any(|shape| shape.positions)
+            || self.trees.iter().flatten().any(|tree| tree.positions)
     }
 
     /// Whether unqualified names may mean something else after it. [`Ruling::moves_search_path`](crate::Ruling) knows more:
@@ -117,10 +126,15 @@ impl Classified {
         all
     }
 
-    /// Length of the text in bytes: a measure of the memory that this takes.
+    /// Length of the text and of what is kept of its tree, in bytes: a measure of the memory that this takes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// A statement's tree.
+    pub(crate) fn compact(&self, place: usize) -> Option<&Compact> {
+        self.trees.get(place)?.as_deref()
     }
 
     pub(crate) fn shapes(&self) -> &[Shape] {
@@ -173,6 +187,9 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
         };
         classified.literals_decide |= walked.by_number;
         classified.lasting = classified.lasting.and(walked.lasting);
+        let compact = Compact::of(statement).map(Arc::new);
+        classified.length += compact.as_ref().map_or(0, |compact| compact.bytes);
+        classified.trees.push(compact);
         classified.shapes.push(shape::Shape::of(&tree));
         classified.statements.push(walked.statement);
     }
@@ -181,7 +198,7 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
 
 /// How many things a text has that can each nest the tree by a level: words, operator characters, brackets. Those inside of
 /// strings and comments count too where telling them apart would take a lexer; that only makes the bound larger.
-fn nesting_bound(text: &str) -> usize {
+pub(crate) fn nesting_bound(text: &str) -> usize {
     let mut bound = 0;
     let mut in_word = false;
     let mut in_string = false;

@@ -13,7 +13,7 @@ use bailiff_model::{
 use crate::connection::{ClientTls, ConnectAs, Credential, Proof, UpstreamTls};
 use crate::glob::Glob;
 use crate::load::{self, LoadErrors};
-use crate::mask::MaskedColumn;
+use crate::mask::{MaskedColumn, MaskedUse, SecretsCache};
 
 /// Addresses of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,6 +134,8 @@ pub(crate) struct Rule {
     pub(crate) relations: Option<Vec<(Glob, Glob)>>,
     pub(crate) functions: Option<Vec<(Glob, Glob)>>,
     pub(crate) scope: Scope,
+    /// Ways in which it allows masked columns to be used.
+    pub(crate) masked: Vec<MaskedUse>,
     pub(crate) action: Effect,
     pub(crate) message: Option<Arc<str>>,
     /// What is recorded of statements that it touches, beside what the policy says.
@@ -203,6 +205,7 @@ pub struct PolicySet {
     pub(crate) generation: u64,
     pub(crate) targets: Vec<Arc<Target>>,
     pub(crate) policies: Vec<Arc<Policy>>,
+    pub(crate) secrets: Arc<SecretsCache>,
 }
 
 impl PolicySet {
@@ -225,6 +228,7 @@ impl PolicySet {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             targets: targets.into_iter().map(Arc::new).collect(),
             policies: policies.into_iter().map(Arc::new).collect(),
+            secrets: Arc::default(),
         }
     }
 

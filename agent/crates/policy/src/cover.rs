@@ -1,11 +1,12 @@
 //! What rules match and cover: the meaning is told in `decide`.
 
-use bailiff_model::{FunctionRef, RelationRef, SqlEffect, Statement};
+use bailiff_model::{Effect, FunctionRef, RelationRef, SqlEffect, Statement};
 
 use crate::catalog::Names;
 use crate::classify::{any_relation, is_catalog, is_pure};
 use crate::compiled::{Rule, Scope};
 use crate::glob::Glob;
+use crate::mask::Asked;
 
 /// One thing that a statement does, which Allow rules must cover.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +144,26 @@ impl Rule {
             && rows_above.is_none_or(many)
             && (!without_limit || statement.unlimited && statement.reads.iter().any(named))
             && statements_above.is_none_or(|above| around.statements as u64 > above)
+    }
+
+    /// Whether the rule allows a masked column to be used so.
+    pub(crate) fn permits(&self, asked: &Asked<'_>) -> bool {
+        let relations = match (&self.relations, asked.relation) {
+            (None, _) => true,
+            (Some(globs), Some((schema, table))) => {
+                globs.iter().any(|(s, t)| s.matches(schema) && t.matches(table))
+            }
+            // What is used isn't known, so `relations` can't bound it.
+            (Some(_), None) => false,
+        };
+        self.action == Effect::Allow
+            && self.masked.contains(&asked.kind)
+            && asked
+                .statement
+                .effects
+                .iter()
+                .all(|effect| self.effects.contains(effect))
+            && relations
     }
 
     /// Whether the rule allows this part. A name without a schema is looked for in `path`, and must be allowed in every

@@ -26,7 +26,7 @@ use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
 use crate::connection::ConnectAs;
 use crate::cover::{Around, parts};
-use crate::mask::{self, Known, MaskPlan, MaskedColumn, Refusal};
+use crate::mask::{self, Asked, Known, MaskPlan, MaskedColumn, Refusal, SecretsCache};
 use crate::path;
 use crate::permit::{DialPermit, Permit};
 
@@ -150,7 +150,8 @@ pub struct ChainPolicy {
     generation: u64,
     /// For each hop, from the origin to the caller.
     hops: Vec<Vec<(Arc<Policy>, About)>>,
-    masked: Vec<MaskedColumn>,
+    masked: Arc<[MaskedColumn]>,
+    secrets: Arc<SecretsCache>,
     recording: Recording,
 }
 
@@ -176,9 +177,7 @@ impl PolicySet {
                 .filter(|policy| policy.mode == Mode::Enforce)
         };
         let mut masked: Vec<MaskedColumn> = all().flat_map(|policy| policy.masks.iter().cloned()).collect();
-        masked.sort_by(|a, b| {
-            (&a.schema, &a.table, &a.column, a.action).cmp(&(&b.schema, &b.table, &b.column, b.action))
-        });
+        masked.sort_by_cached_key(MaskedColumn::key);
         masked.dedup();
         let recording = all()
             .map(|policy| policy.recording)
@@ -188,7 +187,8 @@ impl PolicySet {
             target: Arc::clone(target),
             generation: self.generation,
             hops,
-            masked,
+            masked: masked.into(),
+            secrets: Arc::clone(&self.secrets),
             recording,
         }
     }
@@ -318,7 +318,9 @@ impl ChainPolicy {
                 search_path,
                 names,
             };
-            match mask::plan(classified, &self.masked, &known) {
+            match mask::plan(classified, &self.masked, &known, &self.secrets, &|asked| {
+                self.permits(asked)
+            }) {
                 Ok(plan) => mask_plan = plan.map(Arc::new),
                 Err(why) => {
                     judged = Judged {
@@ -480,6 +482,17 @@ impl ChainPolicy {
             moves_search_path,
             lasting,
         }
+    }
+
+    /// Whether every hop has a rule that allows a masked column to be used so.
+    fn permits(&self, asked: &Asked<'_>) -> bool {
+        self.hops.iter().all(|policies| {
+            policies
+                .iter()
+                .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
+                .flat_map(|(policy, _)| &policy.rules)
+                .any(|rule| rule.permits(asked))
+        })
     }
 
     fn unmaskable(&self, refusal: &Refusal) -> Reason {

@@ -220,11 +220,23 @@ fn controls_that_cannot_fire_are_refused() -> Result<()> {
     )?;
     in_policy(
         "  targets: [db]\n  masks:\n  - columns: []\n    with: Null",
-        "p.yaml:8: the mask names no column",
+        "p.yaml:9: the mask names no column",
     )?;
     in_policy(
         "  targets: [db]\n  masks:\n  - columns: [patients.ssn]\n    with: Null",
         "p.yaml:8: \"patients.ssn\" is no column",
+    )?;
+    in_policy(
+        "  targets: [db]\n  masks:\n  - types: [a.b.c]\n    with: Null",
+        "p.yaml:8: \"a.b.c\" is no type",
+    )?;
+    in_policy(
+        "  targets: [db]\n  rules:\n  - name: r\n    effects: [read]\n    masked: [Sort]\n    action: Deny",
+        "p.yaml:10: rule \"r\" has `masked`, which only widens what is allowed",
+    )?;
+    in_policy(
+        "  targets: [db]\n  rules:\n  - name: r\n    effects: [read]\n    relations: [public.a]\n    masked: [Function]\n    action: Allow",
+        "p.yaml:11: rule \"r\" can never allow `masked: [Function]`",
     )?;
     let text = TARGET.replace("[\"10.0.0.5:5432\"]", "[]");
     expect(&[("t.yaml", &text)], "t.yaml:4: the target has no endpoints")?;

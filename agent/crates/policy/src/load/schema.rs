@@ -9,7 +9,9 @@ use bailiff_model::{Condition, Effect, FailureMode, Mode, Protocol, SourceAddres
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use crate::mask::MaskedUse;
 use connection::{ConnectAsSpec, CredentialSpec, TlsSpec};
+
 pub(super) use recording::RecordingSpec;
 
 #[derive(Debug, Deserialize)]
@@ -111,6 +113,7 @@ pub(super) struct RuleSpec {
     pub(super) rows: Option<Spanned<Above>>,
     pub(super) limit: Option<Spanned<Limit>>,
     pub(super) statements: Option<Spanned<Above>>,
+    pub(super) masked: Option<Spanned<Vec<MaskedUse>>>,
     pub(super) action: Effect,
     pub(super) message: Option<String>,
     pub(super) recording: Option<RecordingSpec>,
@@ -131,7 +134,10 @@ pub(super) enum Limit {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct MaskSpec {
-    pub(super) columns: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) columns: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) types: Vec<Spanned<String>>,
     #[serde(rename = "with")]
     pub(super) action: Spanned<ActionSpec>,
 }

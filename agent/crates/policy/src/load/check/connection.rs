@@ -258,7 +258,7 @@ pub(super) fn check_masks(resource: &Resource<PolicySpec>, targets: &[Target], r
     }) {
         if target.tls_upstream.mode == UpstreamTlsMode::Prefer {
             report.add(
-                mask.columns.referenced.line(),
+                mask.action.referenced.line(),
                 format!(
                     "target {:?} has tls.upstream.mode: Prefer, which may be plain text, so that a pod that reads its own wire would see what is masked",
                     target.name.as_str()

@@ -82,17 +82,11 @@ pub(super) fn compile_policy(
     let mut seen: Vec<&MaskedColumn> = Vec::new();
     for (column, line) in &masks {
         let same = |other: &&MaskedColumn| {
-            (&other.schema, &other.table, &other.column) == (&column.schema, &column.table, &column.column)
+            (&other.schema, &other.table, &other.column, &other.of_type)
+                == (&column.schema, &column.table, &column.column, &column.of_type)
         };
         if seen.iter().any(same) {
-            report.add(
-                *line,
-                format!(
-                    "{}.{}.{} is masked twice",
-                    column.schema, column.table, column.column
-                ),
-                "remove one of them",
-            );
+            report.add(*line, format!("{column} is masked twice"), "remove one of them");
         }
         seen.push(column);
     }
@@ -171,36 +165,55 @@ fn compile_subject(spec: &SubjectSpec) -> Subject {
 }
 
 fn compile_mask(spec: &MaskSpec, policy: &str, report: &mut Report<'_>) -> Vec<(MaskedColumn, u64)> {
-    if spec.columns.value.is_empty() {
+    if spec.columns.is_empty() && spec.types.is_empty() {
         report.add(
-            spec.columns.referenced.line(),
+            spec.action.referenced.line(),
             "the mask names no column, so that it hides nothing",
-            "list columns as schema.table.column",
+            "list `columns` as schema.table.column, or `types`",
         );
     }
     let Some(action) = compile_action(&spec.action, report) else {
         return Vec::new();
     };
+    let of = |[schema, table, column]: [&str; 3], of_type| MaskedColumn {
+        schema: Glob::new(schema),
+        table: Glob::new(table),
+        column: Glob::new(column),
+        of_type,
+        action,
+        policy: Arc::from(policy),
+    };
     let mut columns = Vec::new();
-    for written in &spec.columns.value {
+    for written in &spec.columns {
         let parts: Vec<&str> = written.value.split('.').collect();
         match parts.as_slice() {
-            [schema, table, column] if parts.iter().all(|part| !part.is_empty() && !part.contains('*')) => {
-                let column = MaskedColumn {
-                    schema: (*schema).to_owned(),
-                    table: (*table).to_owned(),
-                    column: (*column).to_owned(),
-                    action,
-                    policy: Arc::from(policy),
-                };
-                columns.push((column, written.referenced.line()));
+            [schema, table, column] if parts.iter().all(|part| !part.is_empty()) => {
+                columns.push((of([schema, table, column], None), written.referenced.line()));
             }
             _ => report.add(
                 written.referenced.line(),
                 format!("{:?} is no column", written.value),
-                "write schema.table.column in full; wildcards are not supported yet",
+                "write schema.table.column in full, with * for any run of characters",
             ),
         }
+    }
+    for written in &spec.types {
+        let parts: Vec<&str> = written.value.split('.').collect();
+        let (schema, name) = match parts.as_slice() {
+            [name] => ("pg_catalog", *name),
+            [schema, name] => (*schema, *name),
+            _ => ("", ""),
+        };
+        if schema.is_empty() || name.is_empty() {
+            report.add(
+                written.referenced.line(),
+                format!("{:?} is no type", written.value),
+                "write a built-in type's name as pg_type has it (int4, inet), or schema.type",
+            );
+            continue;
+        }
+        let of_type = Some((Glob::new(schema), Glob::new(name)));
+        columns.push((of(["*", "*", "*"], of_type), written.referenced.line()));
     }
     columns
 }

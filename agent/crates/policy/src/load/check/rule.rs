@@ -9,6 +9,7 @@ use super::recording::compile_recording;
 use super::{Report, relation_glob};
 use crate::compiled::{Rule, Scope};
 use crate::glob::Glob;
+use crate::mask::MaskedUse;
 
 pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
     let never = |what: &str| format!("rule {:?} can never match: {what}", spec.name.value);
@@ -95,6 +96,7 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
         relations,
         functions,
         scope: compile_scope(spec, effects, report),
+        masked: compile_masked(spec, report),
         action: spec.action,
         message: spec.message.as_deref().map(Arc::from),
         recording: spec
@@ -202,6 +204,47 @@ fn compile_scope(spec: &RuleSpec, effects: EffectSet, report: &mut Report<'_>) -
         without_limit: spec.limit.is_some(),
         statements_above: spec.statements.as_ref().map(|written| written.value.above),
     }
+}
+
+fn compile_masked(spec: &RuleSpec, report: &mut Report<'_>) -> Vec<MaskedUse> {
+    let Some(masked) = &spec.masked else {
+        return Vec::new();
+    };
+    let line = masked.referenced.line();
+    if spec.action != Effect::Allow {
+        report.add(
+            line,
+            format!(
+                "rule {:?} has `masked`, which only widens what is allowed",
+                spec.name.value
+            ),
+            "leave `masked` out: without a rule that allows it every such use is denied",
+        );
+    }
+    if masked.value.is_empty() {
+        report.add(
+            line,
+            format!(
+                "rule {:?}: `masked` is empty, so that it allows nothing",
+                spec.name.value
+            ),
+            format!("uses are: {}", MaskedUse::ALL.map(MaskedUse::as_str).join(", ")),
+        );
+    }
+    let unseen = [MaskedUse::Function, MaskedUse::Define];
+    if spec.relations.is_some()
+        && let Some(kind) = masked.value.iter().find(|kind| unseen.contains(kind))
+    {
+        report.add(
+            line,
+            format!(
+                "rule {:?} can never allow `masked: [{kind}]`: what is read so isn't known, so `relations` can't bound it",
+                spec.name.value
+            ),
+            "allow it in a rule without `relations`",
+        );
+    }
+    masked.value.clone()
 }
 
 /// Rules of one policy that others leave nothing to do.
