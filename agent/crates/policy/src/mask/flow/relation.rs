@@ -147,7 +147,7 @@ impl Analysis<'_> {
                     Err(Stop(why)) => return troubled(expanded, format!("the view {named}: {why}")),
                 }
             }
-            RelationKind::Toast | RelationKind::Composite | RelationKind::Index | RelationKind::Other => {
+            RelationKind::Toast | RelationKind::Composite | RelationKind::Other => {
                 return troubled(expanded, format!("{named} may hold what is masked"));
             }
         }
