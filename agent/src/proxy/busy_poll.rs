@@ -2,8 +2,8 @@
 //!
 //! Waking a sleeping thread costs whoever wakes it several microseconds, and on a virtual machine the processor's own sleep adds
 //! more: with one client that was a third of a statement's time. So a worker goes on asking the kernel for a *window* after
-//! the last event, and lets others have the processor between two questions. The window adapts as KVM's halt polling does: a sleep that
-//! turned out shorter than the longest window doubles it, a window that brought nothing halves it. An idle worker sleeps.
+//! the last event, and lets others have the processor between two questions. The window adapts as KVM's halt polling does: where the
+//! next event came within the longest window, it doubles; where it came later, it halves. An idle worker sleeps.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -50,34 +50,33 @@ impl BusyPoll {
             return std::future::pending().await;
         }
         let mut window = Window::new(self.longest);
+        let mut last = Instant::now();
         loop {
             self.awake.set(false);
-            let slept = Instant::now();
             self.stirred.notified().await;
             self.awake.set(true);
-            window.slept(slept.elapsed());
-            if !window.now.is_zero() {
-                self.poll(&mut window).await;
-            }
+            window.gap(last.elapsed());
+            last = self.poll(window.now).await;
         }
     }
 
-    async fn poll(&self, window: &mut Window) {
+    /// Polls until a window brought nothing, and says when the last event was.
+    async fn poll(&self, window: Duration) -> Instant {
         let mut seen = self.events.get();
         let mut last = Instant::now();
-        loop {
+        while !window.is_zero() {
             // The runtime asks the kernel for events, and serves them, before it comes back here.
             yield_now().await;
             let events = self.events.get();
             if events != seen {
                 seen = events;
                 last = Instant::now();
-            } else if last.elapsed() >= window.now {
-                window.brought_nothing();
-                return;
+            } else if last.elapsed() >= window {
+                break;
             }
             std::thread::yield_now();
         }
+        last
     }
 }
 
@@ -96,16 +95,13 @@ impl Window {
         }
     }
 
-    /// After a sleep: would it have been worth staying awake?
-    fn slept(&mut self, time: Duration) {
+    /// After a time without events that was longer than the window: would the longest have been worth it?
+    fn gap(&mut self, time: Duration) {
         if time < self.longest {
             self.now = (self.now * 2).clamp(FIRST.min(self.longest), self.longest);
-        }
-    }
-
-    fn brought_nothing(&mut self) {
-        self.now /= 2;
-        if self.now < FIRST {
+        } else if self.now > FIRST {
+            self.now /= 2;
+        } else {
             self.now = Duration::ZERO;
         }
     }
@@ -120,26 +116,31 @@ mod tests {
     }
 
     #[test]
-    fn the_window_grows_with_short_sleeps_and_goes_when_nothing_comes() {
+    fn the_window_grows_with_short_gaps_and_goes_with_long_ones() {
         let mut window = Window::new(us(100));
-        window.slept(us(5_000));
-        assert_eq!(window.now, Duration::ZERO);
-        let grown: Vec<_> = (0..6)
-            .map(|_| {
-                window.slept(us(30));
-                window.now
-            })
-            .collect();
-        assert_eq!(grown, [us(10), us(20), us(40), us(80), us(100), us(100)]);
-        let shrunk: Vec<_> = (0..5)
-            .map(|_| {
-                window.brought_nothing();
-                window.now
-            })
-            .collect();
+        let mut after = |gaps: &[u64]| -> Vec<Duration> {
+            gaps.iter()
+                .map(|gap| {
+                    window.gap(us(*gap));
+                    window.now
+                })
+                .collect()
+        };
+        assert_eq!(after(&[5_000]), [us(0)]);
         assert_eq!(
-            shrunk,
-            [us(50), us(25), us(12) + Duration::from_nanos(500), us(0), us(0)]
+            after(&[30, 30, 30, 30, 30, 99]),
+            [us(10), us(20), us(40), us(80), us(100), us(100)]
+        );
+        assert_eq!(
+            after(&[100, 2_000, 2_000, 2_000, 2_000, 2_000]),
+            [
+                us(50),
+                us(25),
+                Duration::from_nanos(12_500),
+                Duration::from_nanos(6_250),
+                us(0),
+                us(0)
+            ]
         );
     }
 

@@ -11,3 +11,4 @@ mod serving;
 mod tracker;
 
 pub(crate) use opening::serve;
+pub(crate) use serving::Answers;

@@ -21,6 +21,7 @@ use super::busy_poll::BusyPoll;
 use super::leg::READ_SIZE;
 use super::limits::Limits;
 use super::live::{Killing, LiveSessions, Order, Seen};
+use super::postgres::Answers;
 use super::postgres::cancel::Cancels;
 use super::tls::Materials;
 use crate::attribution::Attribution;
@@ -168,6 +169,7 @@ pub(crate) struct WorkerShared {
     pub(crate) options: WorkersOptions,
     pub(crate) busy_poll: BusyPoll,
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    pub(crate) answers: RefCell<Answers>,
     pub(crate) classifications: RefCell<ClassificationCache>,
     pub(crate) recorder: RefCell<WorkerRecorder>,
     pub(crate) clock: Cell<Clock>,
@@ -374,6 +376,7 @@ impl Seat {
             backend_limits: WireLimits::backend(),
             options: self.options,
             busy_poll: BusyPoll::new(busy_poll),
+            answers: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_SIZE].into_boxed_slice()),
             classifications: RefCell::default(),
             recorder: RefCell::new(self.recorder),

@@ -3,6 +3,8 @@
 mod from_client;
 mod from_target;
 
+pub(crate) use from_target::Answers;
+
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;

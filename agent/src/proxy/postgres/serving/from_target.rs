@@ -15,36 +15,76 @@ use crate::proxy::postgres::evidence;
 use crate::proxy::postgres::tracker::Step;
 use crate::record::Outcome;
 
+/// How far the target's bytes were taken: those before `done` are dealt with, of which those from `kept` on go out as they came.
+#[derive(Debug, Default)]
+struct Taken {
+    kept: usize,
+    done: usize,
+}
+
+/// What goes to a client in place of what came. A worker's sessions share it.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// All of it.
+    whole: Vec<u8>,
+    /// What stands for one message.
+    changed: Vec<u8>,
+}
+
+impl Answers {
+    fn clear(&mut self) {
+        for buffer in [&mut self.whole, &mut self.changed] {
+            buffer.clear();
+            // One large row mustn't hold memory for ever.
+            buffer.shrink_to(2 * READ_SIZE);
+        }
+    }
+}
+
 impl Core {
     /// Takes what can be taken of the target's bytes, and says how many those are.
     pub(super) fn take_from_target(&mut self, bytes: &[u8], client: &mut Leg) -> Result<usize, End> {
-        let to_client = |client: &mut Leg, bytes: &[u8]| {
-            client.send(bytes).map_err(|error| End::Socket {
-                side: Side::Client,
-                error,
-            })
-        };
         if self.replicates && self.replication_ends(client) {
             return Err(End::Denied);
         }
-        // Bytes before `done` are dealt with; those from `kept` to `done` go out as they came.
-        let (mut kept, mut done) = (0, 0);
+        let mut out = std::mem::take(&mut *self.shared.answers.borrow_mut());
+        let mut taken = Taken::default();
+        let outcome = self.take_answers(bytes, &mut out, &mut taken);
+        // In one piece: each write wakes the client.
+        let rest = bytes.get(taken.kept..taken.done).unwrap_or_default();
+        let sent = if out.whole.is_empty() {
+            client.send(rest)
+        } else {
+            out.whole.extend_from_slice(rest);
+            client.send(&out.whole)
+        };
+        out.clear();
+        *self.shared.answers.borrow_mut() = out;
+        outcome?;
+        sent.map_err(|error| End::Socket {
+            side: Side::Client,
+            error,
+        })?;
+        Ok(taken.done)
+    }
+
+    fn take_answers(&mut self, bytes: &[u8], out: &mut Answers, taken: &mut Taken) -> Result<(), End> {
         if self.server_passes > 0 {
-            done = self.server_passes.min(bytes.len());
-            self.server_passes -= done;
-            self.evidence.saw_more(bytes.get(..done).unwrap_or_default());
+            taken.done = self.server_passes.min(bytes.len());
+            self.server_passes -= taken.done;
+            self.evidence
+                .saw_more(bytes.get(..taken.done).unwrap_or_default());
         }
-        let mut changed = Vec::new();
         loop {
-            let rest = bytes.get(done..).unwrap_or_default();
+            let rest = bytes.get(taken.done..).unwrap_or_default();
             let frame = match next_frame(rest, &self.shared.backend_limits) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => {
                     if let Some(whole) = self.long_answer(rest)? {
                         self.server_passes = whole - rest.len();
-                        done = bytes.len();
+                        taken.done = bytes.len();
                     }
-                    break;
+                    return Ok(());
                 }
                 Err(error) => {
                     return Err(End::Malformed {
@@ -60,25 +100,20 @@ impl Core {
                     side: Side::Target,
                     tag: wrong.0,
                 })?;
-            let pass = self.answer(&frame, step, &mut changed)?;
+            out.changed.clear();
+            let pass = self.answer(&frame, step, &mut out.changed)?;
             if self.evidence.watches() {
-                self.evidence.saw(if pass { frame.raw } else { &changed });
+                self.evidence.saw(if pass { frame.raw } else { &out.changed });
             }
-            let after = done + frame.raw.len();
+            let after = taken.done + frame.raw.len();
             if !pass {
-                to_client(client, bytes.get(kept..done).unwrap_or_default())?;
-                if !changed.is_empty() {
-                    to_client(client, &changed)?;
-                    changed.clear();
-                }
-                kept = after;
+                let before = bytes.get(taken.kept..taken.done).unwrap_or_default();
+                out.whole.extend_from_slice(before);
+                out.whole.extend_from_slice(&out.changed);
+                taken.kept = after;
             }
-            done = after;
+            taken.done = after;
         }
-        if kept < done {
-            to_client(client, bytes.get(kept..done).unwrap_or_default())?;
-        }
-        Ok(done)
     }
 
     /// Whether policy no longer allows the replication that is under way, felt with whatever the server sends next. Then the
