@@ -555,7 +555,7 @@ fn what_is_left_out_is_told() -> Result<()> {
         "{first:#}"
     );
     let second = bound.get(1).context("one alone")?;
-    for operation in [first, &second] {
+    for operation in [first, second] {
         let values = at(operation, "/unmapped/truncated/0").context("nothing told")?;
         ensure!(
             at(values, "/field") == Some(&json!("values")) && at(values, "/of") == Some(&json!(3)),

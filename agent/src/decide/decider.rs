@@ -95,25 +95,23 @@ pub(crate) struct Decider {
 impl Decider {
     /// Decides for a chain at a target, by the policy in force.
     pub(crate) fn new(
-        in_force: Arc<InForce>,
         target: Arc<Target>,
         chain: Arc<Chain>,
         policy: ChainPolicy,
-        parsers: Arc<ParserPool>,
         shared: Rc<WorkerShared>,
         settings: Settings,
         standing: Standing,
     ) -> Self {
         let generation = policy.generation();
         Self {
-            in_force,
+            in_force: Arc::clone(&shared.options.in_force),
             target,
             chain,
             policy,
             generation,
             epoch: 0,
             kept: Kept::default(),
-            parsers,
+            parsers: Arc::clone(&shared.options.parsers),
             shared,
             settings,
             settings_may_change: false,

@@ -125,8 +125,8 @@ async fn connect(
     let to = way.to.get();
     let socket = match (way.from, pod) {
         // The socket belongs to the namespace in which it was made, wherever it is used later.
-        (SourceAddress::Pod, Some(pod)) => net::tcp_socket_in(&pod.netns, to).map_err(io::Error::from),
-        _ => net::tcp_socket(to).map_err(io::Error::from),
+        (SourceAddress::Pod, Some(pod)) => net::tcp_socket_in(&pod.netns, to),
+        _ => net::tcp_socket(to),
     };
     let connecting = async {
         let stream = tokio::net::TcpSocket::from_std_stream(socket?)

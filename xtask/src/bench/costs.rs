@@ -143,7 +143,7 @@ fn connections(args: &Args, rig: &Lab, scripts: &Path) -> Result<()> {
                 Subject::Bailiff => sandbox.pgbench(&options, LONG)?,
                 _ => rig.pgbench(subject, &options)?,
             };
-            values.push(parse_reconnecting(&text).with_context(|| format!("pgbench named no tps:\n{text}"))?);
+            values.push(parse_tps(&text).with_context(|| format!("pgbench named no tps:\n{text}"))?);
         }
     }
     sandbox.finish()?;
@@ -169,9 +169,7 @@ fn idle(args: &Args, rig: &Lab, scripts: &Path) -> Result<()> {
         "SELECT abalance FROM pgbench_accounts WHERE aid = 1;\n\\sleep 20 s\nSELECT 1",
     )?;
     // What the first connections leave (caches, threads' arenas) is no cost of a connection.
-    let first = words(&format!(
-        "--no-vacuum --client=16 --jobs=1 --time=2 --select-only"
-    ));
+    let first = words("--no-vacuum --client=16 --jobs=1 --time=2 --select-only");
     sandbox.pgbench(&first, LONG)?;
     let before = private_kib(sandbox.pid())?;
     let options = words(&format!(
@@ -238,9 +236,4 @@ fn rules(args: &Args, rig: &Lab, scripts: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// pgbench's `tps = 123.4 (including reconnection times)`.
-fn parse_reconnecting(text: &str) -> Option<f64> {
-    parse_tps(text)
 }

@@ -180,8 +180,8 @@ fn parse(file: &str, document: &str, problems: &mut Vec<Problem>) -> Option<sche
         return wrong(first, reason, &format!("write apiVersion: {API_VERSION}"));
     }
     let parsed = match head.kind.as_str() {
-        "Target" => serde_saphyr::from_str(document).map(schema::Document::Target),
-        "Policy" => serde_saphyr::from_str(document).map(schema::Document::Policy),
+        "Target" => serde_saphyr::from_str(document).map(|target| schema::Document::Target(Box::new(target))),
+        "Policy" => serde_saphyr::from_str(document).map(|policy| schema::Document::Policy(Box::new(policy))),
         "Inventory" => return None, // The standalone world reads it.
         other => {
             return wrong(

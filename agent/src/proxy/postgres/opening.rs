@@ -244,11 +244,9 @@ impl Opening {
         let cancels = &self.shared.options.cancels;
         let cancellable = Cancellable::new(cancels, self.pod.cgroup, &self.target.name, way);
         let decider = Decider::new(
-            Arc::clone(&self.shared.options.in_force),
             Arc::clone(&self.target),
             Arc::clone(&self.chain),
             self.policy,
-            Arc::clone(&self.shared.options.parsers),
             Rc::clone(&self.shared),
             wish.settings,
             standing,

@@ -87,7 +87,7 @@ impl fmt::Debug for Secret {
 #[derive(Debug)]
 pub(crate) enum Presented {
     Fixed(Arc<ServerConfig>),
-    Minted(Authority),
+    Minted(Box<Authority>),
 }
 
 impl Presented {
@@ -286,7 +286,7 @@ impl Reading {
             }) => {
                 if let Some((authority, expiry)) = self.authority(&whose, certificate, key, names) {
                     self.expires(target, "client_ca", expiry);
-                    self.present(target, Presented::Minted(authority));
+                    self.present(target, Presented::Minted(Box::new(authority)));
                 }
             }
         }

@@ -23,8 +23,8 @@ pub(super) struct Head {
 
 #[derive(Debug)]
 pub(super) enum Document {
-    Target(Resource<TargetSpec>),
-    Policy(Resource<PolicySpec>),
+    Target(Box<Resource<TargetSpec>>),
+    Policy(Box<Resource<PolicySpec>>),
 }
 
 #[derive(Debug, Deserialize)]
