@@ -317,6 +317,7 @@ impl ChainPolicy {
                 plain: &self.target.plain_relations,
                 search_path,
                 names,
+                runs_unseen: self.runs_unseen(),
             };
             match mask::plan(classified, &self.masked, &known, &self.secrets, &|asked| {
                 self.permits(asked)
@@ -492,6 +493,17 @@ impl ChainPolicy {
                 .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
                 .flat_map(|(policy, _)| &policy.rules)
                 .any(|rule| rule.permits(asked))
+        })
+    }
+
+    /// Whether every hop has a rule that lets code run which may read masked columns unseen.
+    fn runs_unseen(&self) -> bool {
+        self.hops.iter().all(|policies| {
+            policies
+                .iter()
+                .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
+                .flat_map(|(policy, _)| &policy.rules)
+                .any(|rule| rule.masked.contains(&mask::MaskedUse::Function))
         })
     }
 

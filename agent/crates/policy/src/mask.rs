@@ -55,14 +55,18 @@ impl MaskPlan {
         }
     }
 
-    /// Whether error and notice texts may quote what is masked: always, since the statement touches a masked table, and a
-    /// failed check quotes the whole row.
+    /// Whether error and notice texts may quote what is masked: wherever the statement touches a masked table, since a failed
+    /// check quotes the whole row.
     #[must_use]
     pub fn hides_error_text(&self) -> bool {
-        true
+        match &self.0 {
+            Planned::Names(_) => true,
+            Planned::Catalog(followed) => followed.touches(),
+        }
     }
 
-    /// Whether values of its result may have to be masked. Where not, the result is proven to be independent of what is masked.
+    /// Whether values of its result may have to be masked, or have to be held against the numbers of the columns that the
+    /// server says they come from.
     #[must_use]
     pub fn masks_rows(&self) -> bool {
         match &self.0 {
@@ -134,6 +138,8 @@ pub(crate) struct Known<'a> {
     pub(crate) search_path: &'a [String],
     /// The catalog, and what names stand for in this session, where that is known.
     pub(crate) names: Option<&'a Names>,
+    /// Whether rules let code run that may read masked columns unseen.
+    pub(crate) runs_unseen: bool,
 }
 
 /// Plans the masks of a text, or says why it may read a masked column in a way that can't be masked. `None` where no masked

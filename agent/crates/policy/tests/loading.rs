@@ -238,6 +238,14 @@ fn controls_that_cannot_fire_are_refused() -> Result<()> {
         "  targets: [db]\n  rules:\n  - name: r\n    effects: [read]\n    relations: [public.a]\n    masked: [Function]\n    action: Allow",
         "p.yaml:11: rule \"r\" can never allow `masked: [Function]`",
     )?;
+    in_policy(
+        "  targets: [db]\n  rules:\n  - name: r\n    effects: [read]\n    masked: [Sort, Keep]\n    action: Allow",
+        "p.yaml:10: rule \"r\" can never allow `masked: [Keep]`: rows of FETCH and EXECUTE",
+    )?;
+    in_policy(
+        "  targets: [db]\n  rules:\n  - name: r\n    effects: [read]\n    masked: [Copy]\n    action: Allow",
+        "p.yaml:10: rule \"r\" can never allow `masked: [Copy]`: what COPY writes",
+    )?;
     let text = TARGET.replace("[\"10.0.0.5:5432\"]", "[]");
     expect(&[("t.yaml", &text)], "t.yaml:4: the target has no endpoints")?;
     let text = format!("{TARGET}  searchPath: []\n");

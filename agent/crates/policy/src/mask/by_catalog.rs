@@ -12,8 +12,10 @@ use crate::classify::{Classified, Compact};
 /// How a statement's result is masked, by what its columns come from.
 #[derive(Debug, Clone)]
 pub(super) struct Followed {
-    /// The result's columns; `None` where there is no result, or none that depends on what is masked.
+    /// The result's columns; `None` where there is no result, or there are several, none of which depends on what is masked.
     outputs: Option<Vec<Output>>,
+    /// Whether the statement touches anything masked.
+    touches: bool,
     secrets: Arc<Secrets>,
 }
 
@@ -28,6 +30,10 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Followed {
+    pub(super) fn touches(&self) -> bool {
+        self.touches
+    }
+
     pub(super) fn masks_rows(&self) -> bool {
         self.outputs.is_some()
     }
@@ -67,6 +73,12 @@ fn placed(outputs: &[Output], count: usize) -> Result<Vec<Option<MaskAction>>, U
     Ok([actions(head), vec![strictest; middle], actions(tail)].concat())
 }
 
+/// Whether a statement gives rows of what an earlier one left behind.
+fn draws(compact: Option<&Compact>) -> bool {
+    let node = compact.and_then(|compact| compact.root.node());
+    node.is_some_and(|node| node.kind == "FetchStmt")
+}
+
 /// Depth of a tree, in nodes, from which on it is followed on a larger stack.
 const DEEP: usize = 96;
 
@@ -98,27 +110,40 @@ pub(super) fn plan(
             .iter()
             .filter(|used| !is_permitted(used, statement, &secrets, permits));
         let denied: Vec<&Used> = denied.collect();
-        if let Some(used) = denied.first() {
+        // What no rule can allow is said first.
+        let worst = denied.iter().find(|used| !used.kind.may_be_allowed());
+        if let Some(used) = worst.or(denied.first()) {
             let mut kinds: Vec<&str> = denied.iter().map(|used| used.kind.as_str()).collect();
             kinds.sort_unstable();
             kinds.dedup();
             return Err(refused(used, &kinds.join(", "), &secrets, first));
         }
         touches |= found.touches;
-        let outputs = found.outputs.unwrap_or_default();
+        let Some(outputs) = found.outputs else { continue };
+        let alone = classified.statements().len() == 1;
         if outputs.iter().any(|output| output.action.is_some()) {
-            if classified.statements().len() > 1 {
+            touches = true;
+            if !alone {
                 return Err(Refusal {
                     why: "it is one of several statements in one text; send it alone".to_owned(),
                     policy: Arc::clone(&first.policy),
                 });
             }
             result = Some(outputs);
+        } else if alone && found.touches {
+            result = Some(outputs);
+        } else if alone && (!statement.reads.is_empty() || draws(compact)) {
+            // The server says where columns come from; that is looked at, whatever the catalog says.
+            result = Some(vec![Output {
+                action: None,
+                many: true,
+            }]);
         }
     }
     Ok((touches || result.is_some()).then_some({
         MaskPlan(Planned::Catalog(Followed {
             outputs: result,
+            touches,
             secrets,
         }))
     }))
@@ -162,11 +187,12 @@ fn is_permitted(
     permits: &dyn Fn(&Asked<'_>) -> bool,
 ) -> bool {
     let secret = secrets.get(used.source).filter(|_| used.source != Source::ANY);
-    permits(&Asked {
-        kind: used.kind,
-        relation: secret.map(|secret| (&*secret.schema, &*secret.table)),
-        statement,
-    })
+    used.kind.may_be_allowed()
+        && permits(&Asked {
+            kind: used.kind,
+            relation: secret.map(|secret| (&*secret.schema, &*secret.table)),
+            statement,
+        })
 }
 
 fn refused(used: &Used, kinds: &str, secrets: &Secrets, first: &MaskedColumn) -> Refusal {
@@ -184,6 +210,7 @@ fn refused(used: &Used, kinds: &str, secrets: &Secrets, first: &MaskedColumn) ->
             used.what.as_deref().unwrap_or("what it runs")
         ),
         MaskedUse::Keep => format!("a cursor or prepared statement would show {column}"),
+        MaskedUse::Copy => format!("COPY would carry {column} out as it is"),
         MaskedUse::Measure => format!("it tells the size of what {column} holds"),
         MaskedUse::Define => format!(
             "what it makes or changes ({}) may show {column}",
@@ -191,7 +218,11 @@ fn refused(used: &Used, kinds: &str, secrets: &Secrets, first: &MaskedColumn) ->
         ),
     };
     Refusal {
-        why: format!("{why}; a rule may allow it by `masked: [{kinds}]`"),
+        why: if !used.kind.may_be_allowed() {
+            format!("{why}, and no rule can allow that")
+        } else {
+            format!("{why}; a rule may allow it by `masked: [{kinds}]`")
+        },
         policy: secret.map_or_else(|| Arc::clone(&first.policy), |secret| Arc::clone(&secret.policy)),
     }
 }

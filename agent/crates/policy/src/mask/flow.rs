@@ -119,8 +119,11 @@ pub(crate) enum MaskedUse {
     Compute,
     /// Code runs that may read it unseen.
     Function,
-    /// A cursor or prepared statement would show it by another name.
+    /// A cursor or prepared statement would show it by another name. No rule can allow it: what FETCH and EXECUTE give couldn't
+    /// be masked.
     Keep,
+    /// COPY carries it out. No rule can allow it: what COPY writes isn't masked.
+    Copy,
     /// Its size or place is told: EXPLAIN ANALYZE.
     Measure,
     /// An object is made or changed that may show it.
@@ -129,7 +132,7 @@ pub(crate) enum MaskedUse {
 
 impl MaskedUse {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Predicate,
         Self::Sort,
         Self::Group,
@@ -138,9 +141,16 @@ impl MaskedUse {
         Self::Compute,
         Self::Function,
         Self::Keep,
+        Self::Copy,
         Self::Measure,
         Self::Define,
     ];
+
+    /// Whether a rule can allow it. What can't be masked and would be shown can't be.
+    #[must_use]
+    pub(crate) const fn may_be_allowed(self) -> bool {
+        !matches!(self, Self::Keep | Self::Copy)
+    }
 
     /// The name that policies use.
     #[must_use]
@@ -154,6 +164,7 @@ impl MaskedUse {
             Self::Compute => "Compute",
             Self::Function => "Function",
             Self::Keep => "Keep",
+            Self::Copy => "Copy",
             Self::Measure => "Measure",
             Self::Define => "Define",
         }

@@ -228,7 +228,33 @@ fn compile_masked(spec: &RuleSpec, report: &mut Report<'_>) -> Vec<MaskedUse> {
                 "rule {:?}: `masked` is empty, so that it allows nothing",
                 spec.name.value
             ),
-            format!("uses are: {}", MaskedUse::ALL.map(MaskedUse::as_str).join(", ")),
+            format!(
+                "uses are: {}",
+                MaskedUse::ALL
+                    .into_iter()
+                    .filter(|kind| kind.may_be_allowed())
+                    .map(MaskedUse::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        );
+    }
+    if let Some(kind) = masked.value.iter().find(|kind| !kind.may_be_allowed()) {
+        let (why, mend) = if *kind == MaskedUse::Copy {
+            ("what COPY writes isn't masked", "select what is needed instead")
+        } else {
+            (
+                "rows of FETCH and EXECUTE can't be masked",
+                "leave it out, and run the query itself, whose rows are masked",
+            )
+        };
+        report.add(
+            line,
+            format!(
+                "rule {:?} can never allow `masked: [{kind}]`: {why}",
+                spec.name.value
+            ),
+            mend,
         );
     }
     let unseen = [MaskedUse::Function, MaskedUse::Define];

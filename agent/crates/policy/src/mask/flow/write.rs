@@ -15,7 +15,6 @@ const HARMLESS: &[&str] = &[
     "DeallocateStmt",
     "DiscardStmt",
     "DropStmt",
-    "FetchStmt",
     "GrantRoleStmt",
     "GrantStmt",
     "ListenStmt",
@@ -123,6 +122,16 @@ impl Analysis<'_> {
                 self.runs_unseen(if node.kind == "DoStmt" { "DO" } else { "LOAD" }.to_owned());
                 Ok(None)
             }
+            "FetchStmt" => {
+                // DECLARE was held to show nothing masked. A cursor that a function opened may show anything.
+                let flow = if self.known.runs_unseen {
+                    self.found.touches = true;
+                    Flow::Derived(Source::ANY)
+                } else {
+                    Flow::Clean
+                };
+                Ok((!node.is("ismove")).then(|| vec![Entry::several(flow)]))
+            }
             kind if HARMLESS.contains(&kind) => Ok(None),
             // What it makes or changes may show what is masked under another name.
             kind => {
@@ -188,11 +197,11 @@ impl Analysis<'_> {
             return Ok(None);
         }
         if node.is("is_program") || !node.text("filename").is_empty() {
-            self.uses(MaskedUse::Move, all(&entries));
+            self.uses(MaskedUse::Copy, all(&entries));
             return Ok(None);
         }
         if !COPIES_ARE_MASKED {
-            self.uses(MaskedUse::Move, all(&entries));
+            self.uses(MaskedUse::Copy, all(&entries));
         }
         Ok(Some(entries))
     }
