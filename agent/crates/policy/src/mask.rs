@@ -12,11 +12,13 @@ mod secrets;
 use std::fmt;
 use std::sync::Arc;
 
+use bailiff_model::SqlEffect;
+
 use self::by_catalog::Followed;
 use self::by_name::Named;
 use self::secrets::Secrets;
 use crate::catalog::{Catalog, Column, Names, Relation};
-use crate::classify::Classified;
+use crate::classify::{Classified, PathMove};
 use crate::glob::Glob;
 
 pub use action::{HashKey, MaskAction};
@@ -152,7 +154,30 @@ pub(crate) fn plan(
     permits: &dyn Fn(&Asked<'_>) -> bool,
 ) -> Result<Option<MaskPlan>, Refusal> {
     match known.names {
-        Some(names) => by_catalog::plan(classified, masked, known, names, cache, permits),
+        Some(names) => {
+            let followed = by_catalog::plan(classified, masked, known, names, cache, permits)?;
+            // The catalog tells what names stood for before the text. What its statements change holds for those after them.
+            if classified.statements().len() > 1 && changes_names(classified) {
+                return by_name::plan(classified, masked, known);
+            }
+            Ok(followed)
+        }
         None => by_name::plan(classified, masked, known),
     }
+}
+
+/// Whether a statement of the text may change what names stand for.
+fn changes_names(classified: &Classified) -> bool {
+    let changing = [
+        SqlEffect::Create,
+        SqlEffect::Alter,
+        SqlEffect::Drop,
+        SqlEffect::Execute,
+        SqlEffect::Unknown,
+    ];
+    *classified.moves() != PathMove::Stays
+        || classified
+            .statements()
+            .iter()
+            .any(|statement| changing.iter().any(|effect| statement.effects.contains(*effect)))
 }
