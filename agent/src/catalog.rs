@@ -70,6 +70,7 @@ pub(crate) struct Place {
 pub struct Catalogs {
     slots: Mutex<HashMap<Place, Weak<Slot>>>,
     new: mpsc::UnboundedSender<Arc<Slot>>,
+    in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
 }
 
@@ -137,6 +138,7 @@ impl Catalogs {
         let this = Arc::new(Self {
             slots: Mutex::default(),
             new,
+            in_force: Arc::clone(&in_force),
             metrics: Arc::clone(&metrics),
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -225,7 +227,7 @@ impl Catalogs {
         slots.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// A line for each database in use that isn't masked by its catalog, and why.
+    /// A line for each database in use that isn't masked by its catalog, and why, and for each mask that matches nothing in one.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut lines: Vec<String> = self
@@ -241,7 +243,21 @@ impl Catalogs {
                 ))
             })
             .collect();
+        let policies = self.in_force.load();
+        for slot in self.all() {
+            let Some(catalog) = slot.catalog.load_full() else {
+                continue;
+            };
+            let place = &slot.place;
+            for (policy, column) in policies.masks_of_nothing(&place.target, &catalog) {
+                lines.push(format!(
+                    "database {:?} of target {} at {}: policy {policy} masks {column}, which it doesn't have",
+                    place.database, place.target, place.address
+                ));
+            }
+        }
         lines.sort();
+        lines.dedup();
         lines
     }
 

@@ -102,6 +102,25 @@ fn a_catalog_that_cannot_be_read_is_said_with_its_reason() -> Result<()> {
     Ok(())
 }
 
+/// A name that is wrong masks nothing, so it is said.
+#[test]
+fn a_mask_that_matches_no_column_is_said() -> Result<()> {
+    let rules = masks().replace("[public.people.ssn]", "[public.people.ssn, public.people.snn]");
+    let Some(lab) = lab(&rules, CATALOG)? else {
+        return Ok(());
+    };
+    let agent = lab.start()?;
+    let mut session = lab.session(&agent)?;
+    ensure!(session.value("select ssn from people")? == "[masked]");
+    let ready = agent.get("/readyz")?;
+    ensure!(
+        ready.contains("policy tested masks public.people.snn, which it doesn't have")
+            && !ready.contains("public.people.ssn"),
+        "{ready}"
+    );
+    Ok(())
+}
+
 /// Without a way to read it nothing is tried, and nothing is said of it.
 #[test]
 fn without_a_credential_no_catalog_is_read() -> Result<()> {

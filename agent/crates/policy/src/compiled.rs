@@ -10,6 +10,7 @@ use bailiff_model::{
     SourceAddress, TargetName, WhenFull,
 };
 
+use crate::catalog::Catalog;
 use crate::connection::{ClientTls, ConnectAs, Credential, Proof, UpstreamTls};
 use crate::glob::Glob;
 use crate::load::{self, LoadErrors};
@@ -262,6 +263,26 @@ impl PolicySet {
             .map(|credential| &credential.proof)
             .chain(catalogs)
             .chain(policies)
+    }
+
+    /// Masks of policies for a target that match no column of a database of it: policies' names, and the columns as they are
+    /// written. A name that is wrong masks nothing.
+    #[must_use]
+    pub fn masks_of_nothing(&self, target: &TargetName, catalog: &Catalog) -> Vec<(Arc<str>, String)> {
+        let here = |policy: &&Arc<Policy>| {
+            policy.mode == Mode::Enforce
+                && policy
+                    .targets
+                    .as_ref()
+                    .is_none_or(|targets| targets.contains(target))
+        };
+        self.policies
+            .iter()
+            .filter(here)
+            .flat_map(|policy| &policy.masks)
+            .filter(|mask| !mask.matches_any(catalog))
+            .map(|mask| (Arc::clone(&mask.policy), mask.to_string()))
+            .collect()
     }
 
     /// How many policies there are.

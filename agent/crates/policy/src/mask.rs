@@ -103,6 +103,14 @@ impl MaskedColumn {
             })
     }
 
+    /// Whether a database has such a column.
+    pub(crate) fn matches_any(&self, catalog: &Catalog) -> bool {
+        catalog.relations().any(|relation| {
+            let mut columns = relation.columns.iter();
+            columns.any(|column| self.masks(catalog, relation, column))
+        })
+    }
+
     /// What tells it from others, for sorting.
     pub(crate) fn key(&self) -> (String, MaskAction) {
         (self.to_string(), self.action)
