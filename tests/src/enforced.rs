@@ -1,9 +1,10 @@
 //! Configurations, and commands that run under them.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::{Postgres, Running, bailiff};
@@ -116,7 +117,16 @@ fn events_in(record: &Path) -> Result<Vec<Value>> {
     files.sort();
     let mut events = Vec::new();
     for file in files {
-        let text = zstd::decode_all(std::fs::File::open(file)?)?;
+        let mut text = Vec::new();
+        // The agent may be writing.
+        if let Err(error) = zstd::Decoder::new(std::fs::File::open(file)?)?.read_to_end(&mut text) {
+            ensure!(error.kind() == std::io::ErrorKind::UnexpectedEof, "{error}");
+            text.truncate(
+                text.iter()
+                    .rposition(|byte| *byte == b'\n')
+                    .map_or(0, |end| end + 1),
+            );
+        }
         for line in std::str::from_utf8(&text)?.lines() {
             events.push(serde_json::from_str(line)?);
         }

@@ -10,8 +10,15 @@ fn masks() -> String {
 }
 
 /// A server with three people, and an agent that allows everything.
+///
+/// The server is dialed from the node. From the pod and without TLS a session would end when a mask comes in force, since the
+/// pod can read its own wire.
 fn people() -> Result<Option<(Lab, Running)>> {
-    let Some(lab) = Lab::new(ALLOW_ALL, "")? else {
+    people_from("  sourceAddress: Node\n")
+}
+
+fn people_from(source: &str) -> Result<Option<(Lab, Running)>> {
+    let Some(lab) = Lab::new(ALLOW_ALL, source)? else {
         return Ok(None);
     };
     lab.server.sql(&format!(
@@ -88,6 +95,23 @@ fn open_sessions_feel_a_change_at_their_next_statement() -> Result<()> {
         "{said:?}"
     );
     ensure!(agent.metric("bailiff_policy_reloads_total")? == 2);
+    Ok(())
+}
+
+#[test]
+fn a_session_that_the_pod_can_read_on_its_wire_ends_when_a_mask_comes_in_force() -> Result<()> {
+    let Some((lab, agent)) = people_from("")? else {
+        return Ok(());
+    };
+    let mut client = lab.session(&agent)?;
+    ensure!(client.value("select ssn from people limit 1")? == SECRET);
+    lab.change_rules(&agent, &masks())?;
+    client.send(&say::query("select ssn from people"))?;
+    let said = client.rest()?;
+    ensure!(codes(&said) == ["57P01"] && !tells(&said), "{said:?}");
+    // A new one is dialed from the node, and goes on.
+    let mut client = lab.session(&agent)?;
+    ensure!(client.value("select ssn from people limit 1")? == "[masked]");
     Ok(())
 }
 

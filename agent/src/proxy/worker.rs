@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
 
 use bailiff_kernel::Origin;
 use bailiff_model::SessionId;
@@ -357,15 +357,17 @@ struct Seat {
 
 impl Seat {
     fn run(self) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = match Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+        {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(%error, "a worker can't start; its heartbeat stays silent and readiness says so");
                 return;
             }
         };
-        let local = LocalSet::new();
-        local.block_on(&runtime, self.serve());
+        runtime.block_on(self.serve());
     }
 
     async fn serve(mut self) {
