@@ -84,9 +84,11 @@ async def main():
         print("pool", sorted(await asyncio.gather(*[pool.fetchval("select $1::int", n) for n in range(40)])))
     # One ends another's session while that one waits.
     one, other = await asyncpg.connect(), await asyncpg.connect()
+    # Asked of the server: what get_server_pid() tells is a pooler's invention where one stands between.
+    pid = await one.fetchval("select pg_backend_pid()")
     waiting = asyncio.ensure_future(one.fetch("select pg_sleep(20)"))
     await asyncio.sleep(0.3)
-    await other.fetch("select pg_terminate_backend($1)", one.get_server_pid())
+    await other.fetch("select pg_terminate_backend($1)", pid)
     try:
         await waiting
     except (asyncpg.PostgresError, OSError):
