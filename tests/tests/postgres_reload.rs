@@ -231,8 +231,12 @@ fn cursors_that_are_still_allowed_go_on() -> Result<()> {
     let Some((lab, agent)) = people()? else {
         return Ok(());
     };
-    let plain =
-        |lab: &Lab| bailiff_tests::target(lab.server.address(), "  plainRelations: [public.places]\n");
+    let plain = |lab: &Lab| {
+        bailiff_tests::target(
+            lab.server.address(),
+            "  sourceAddress: Node\n  plainRelations: [public.places]\n",
+        )
+    };
     lab.server.sql("create table places as select 'here' as it")?;
     lab.change(&agent, "target.yaml", &plain(&lab))?;
     let (mut reading, mut leaking) = (lab.session(&agent)?, lab.session(&agent)?);
@@ -281,7 +285,10 @@ fn more_cursors_than_are_told_apart() -> Result<()> {
         return Ok(());
     };
     lab.server.sql("create table places as select 'here' as it")?;
-    let plain = bailiff_tests::target(lab.server.address(), "  plainRelations: [public.places]\n");
+    let plain = bailiff_tests::target(
+        lab.server.address(),
+        "  sourceAddress: Node\n  plainRelations: [public.places]\n",
+    );
     lab.change(&agent, "target.yaml", &plain)?;
     let mut clients = Vec::new();
     for number in [256, 257] {
