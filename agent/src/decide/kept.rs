@@ -11,7 +11,7 @@ use super::cache::Meaning;
 
 /// More texts than that, or longer ones, aren't told apart.
 const MOST: usize = 256;
-const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: usize = 1024 * 1024;
 
 /// Statements that left something, by what they do. Which of it is still there isn't followed closely: a cursor that was closed
 /// counts until its transaction ends.
