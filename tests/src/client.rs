@@ -127,6 +127,8 @@ impl Client {
                     .unread
                     .extend_from_slice(buffer.get(..read).unwrap_or_default()),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+                // One with a time limit isn't read again by itself after a signal.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("no answer"),
             }
         }

@@ -76,8 +76,9 @@ impl Running {
             log,
             reader: Some(reader),
         };
-        let mut ready = [0];
-        if this.control()?.read(&mut ready)? != 1 {
+        // `read_exact` goes on after a signal, as one whose child has ended may get.
+        if let Err(error) = this.control()?.read_exact(&mut [0]) {
+            ensure!(error.kind() == std::io::ErrorKind::UnexpectedEof, error);
             this.child.wait()?;
             bail!("the agent didn't start: {}", this.log());
         }
@@ -95,12 +96,15 @@ impl Running {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut passed = RecvAncillaryBuffer::new(&mut space);
         let mut said = [0; 32];
-        let received = recvmsg(
-            control,
-            &mut [std::io::IoSliceMut::new(&mut said)],
-            &mut passed,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
+        // A socket with a time limit isn't read again by itself after a signal.
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(
+                control,
+                &mut [std::io::IoSliceMut::new(&mut said)],
+                &mut passed,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        })?;
         let descriptor = passed.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,

@@ -87,6 +87,14 @@ fn accounted(lab: &Lab, agent: Running) -> Result<(Vec<String>, Vec<String>)> {
     Ok((operations, ends))
 }
 
+/// How many operations ended without their answer, by what [`accounted`] tells of them.
+fn unanswered(operations: &[String]) -> usize {
+    let told = operations
+        .iter()
+        .filter(|detail| detail.contains("before the answer"));
+    told.count()
+}
+
 #[test]
 fn a_backend_that_is_killed() -> Result<()> {
     let Some(lab) = lab()? else { return Ok(()) };
@@ -112,14 +120,7 @@ fn a_backend_that_is_killed() -> Result<()> {
         Ok(client.until_ready().is_ok())
     })?;
     let (operations, ends) = accounted(&lab, agent)?;
-    ensure!(
-        operations
-            .iter()
-            .filter(|detail| detail.contains("before the answer"))
-            .count()
-            == 1,
-        "{operations:?}"
-    );
+    ensure!(unanswered(&operations) == 1, "{operations:?}");
     ensure!(
         ends.iter().filter(|why| *why == "target_closed").count() >= 2,
         "{ends:?}"
@@ -184,14 +185,7 @@ fn a_server_that_is_shut_down_at_once_in_a_pipeline_and_in_a_large_answer() -> R
     lab.server.start_again()?;
     ensure!(lab.server.sql("select count(*) from t")? == "0");
     let (operations, _) = accounted(&lab, agent)?;
-    ensure!(
-        operations
-            .iter()
-            .filter(|detail| detail.contains("before the answer"))
-            .count()
-            == 2,
-        "{operations:?}"
-    );
+    ensure!(unanswered(&operations) == 2, "{operations:?}");
     Ok(())
 }
 
@@ -294,14 +288,7 @@ fn a_server_that_is_gone_without_a_packet() -> Result<()> {
     ensure!(backend(&mut again)? > 0);
     drop(again);
     let (operations, ends) = accounted(&lab, agent)?;
-    ensure!(
-        operations
-            .iter()
-            .filter(|detail| detail.contains("before the answer"))
-            .count()
-            == 1,
-        "{operations:?}"
-    );
+    ensure!(unanswered(&operations) == 1, "{operations:?}");
     ensure!(
         ends.iter().filter(|why| *why == "target_socket").count() == 2,
         "{ends:?}"
