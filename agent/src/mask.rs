@@ -1,85 +1,172 @@
-//! Applies mask plans to values.
+//! Applies mask plans and detectors to values.
 
-use bailiff_policy::{MaskAction, MaskPlan, Unresolved};
-use bailiff_wire::postgres::backend::{DataRow, RowDescription};
+mod copy;
+mod key;
+mod kind;
+mod value;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bailiff_policy::{Detection, Ruling, Unresolved};
+use bailiff_wire::postgres::backend::RowDescription;
+use bailiff_wire::postgres::content::is_binary;
+use bailiff_wire::postgres::value::{Format, Part};
 use bailiff_wire::postgres::{DecodeError, build};
 
-/// What stands in place of a redacted text.
-pub(crate) const PLACEHOLDER: &[u8] = b"[masked]";
+pub(crate) use copy::CopyMask;
+use kind::{Kind, Shapes};
+use value::{Done, Kept, Scratch, Treatment};
 
-/// Types whose values are any text, in text and binary format alike, by their oid in `pg_type`.
-const TEXT_TYPES: [u32; 5] = [25, 1043, 1042, 19, 705];
-
-/// What is put in place of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replacement {
-    Placeholder,
-    Null,
+/// In which formats a result's columns come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Formats {
+    /// As the server told last.
+    AsTold,
+    /// All in one.
+    All(Format),
+    /// Each in its own: codes of two bytes, as Bind has them.
+    Each(Rc<[u8]>),
 }
 
-/// Which columns of a result are masked, and how.
+impl Formats {
+    /// As Bind asks for them.
+    pub(crate) fn of(codes: &[u8]) -> Self {
+        match codes {
+            [] => Self::All(Format::Text),
+            [_, _] => Self::All(format(is_binary(codes, 0))),
+            _ => Self::Each(Rc::from(codes)),
+        }
+    }
+}
+
+fn format(binary: bool) -> Format {
+    if binary { Format::Binary } else { Format::Text }
+}
+
+/// How a result's columns are masked.
 #[derive(Debug)]
 pub(crate) struct Columns {
-    replacements: Vec<Option<Replacement>>,
+    columns: Vec<Column>,
+    shapes: Shapes,
+    detection: Option<Arc<Detection>>,
+}
+
+#[derive(Debug)]
+struct Column {
+    kind: Kind,
+    told: Format,
+    action: Option<Kept>,
+}
+
+impl Column {
+    /// Whether its values may have to be changed.
+    fn is_looked_at(&self, detection: Option<&Detection>) -> bool {
+        let holds_texts = !matches!(
+            self.kind,
+            Kind::Plain | Kind::Uuid | Kind::Integer { bytes: 2 | 4, .. }
+        );
+        self.action.is_some() || holds_texts && detection.is_some()
+    }
+}
+
+thread_local! {
+    /// Used for one row at a time.
+    static SCRATCH: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
 }
 
 impl Columns {
-    /// Matches a plan with the columns that the server told.
-    pub(crate) fn resolve(plan: &MaskPlan, description: &RowDescription<'_>) -> Result<Self, Unresolved> {
+    /// Matches what was decided with the columns that the server told.
+    pub(crate) fn resolve(ruling: &Ruling, description: &RowDescription<'_>) -> Result<Self, Unresolved> {
         let fields: Vec<_> = description
             .fields()
             .collect::<Result<_, DecodeError>>()
             .map_err(|_| Unresolved)?;
-        let actions = plan.resolve(
-            fields
-                .iter()
-                .map(|field| (field.name, field.table_oid, field.attnum)),
-        )?;
-        let replacements = actions
+        let actions = match ruling.mask_plan() {
+            Some(plan) => plan.resolve(
+                fields
+                    .iter()
+                    .map(|field| (field.name, field.table_oid, field.attnum)),
+            )?,
+            None => vec![None; fields.len()],
+        };
+        let mut shapes = Shapes::default();
+        let columns = actions
             .into_iter()
             .zip(&fields)
             .map(|(action, field)| {
-                action.map(|action| match action {
-                    // A placeholder is no number or date: where the type isn't a text, null is what stays valid.
-                    MaskAction::Redact if TEXT_TYPES.contains(&field.type_oid) => Replacement::Placeholder,
-                    // Until their codecs are there, what is stricter.
-                    MaskAction::KeepLast(_) | MaskAction::Hash(_) | MaskAction::Redact | MaskAction::Null => {
-                        Replacement::Null
-                    }
-                })
+                let by_catalog = || ruling.mask_plan()?.value_type(field.type_oid);
+                Column {
+                    kind: match Kind::of(field.type_oid) {
+                        Kind::Unknown => by_catalog().map_or(Kind::Unknown, |of| shapes.take(&of)),
+                        kind => kind,
+                    },
+                    told: format(field.format == 1),
+                    action: action.map(Kept::of),
+                }
             })
             .collect();
-        Ok(Self { replacements })
+        Ok(Self {
+            columns,
+            shapes,
+            detection: ruling.detection().cloned(),
+        })
     }
 
-    /// Whether no column is masked.
+    /// Whether all rows pass as they come.
     pub(crate) fn masks_nothing(&self) -> bool {
-        self.replacements.iter().all(Option::is_none)
+        let detection = self.detection.as_deref();
+        !self.columns.iter().any(|column| column.is_looked_at(detection))
     }
 
-    /// Writes a row with the masked values replaced, and returns how many were. A null stays a null.
-    pub(crate) fn mask_row(&self, body: &[u8], out: &mut Vec<u8>) -> Result<u64, DecodeError> {
-        let row = DataRow::decode(body)?;
-        let mut masked = 0;
-        let mut replacements = self.replacements.iter();
-        let mut writer = build::DataRowWriter::new(out, row.columns());
-        for value in row.values() {
-            let value = value?;
-            // Uncertainty denies: a value without a told column is masked too.
-            let replacement = replacements.next().copied().unwrap_or(Some(Replacement::Null));
-            match (value, replacement) {
-                (Some(_), Some(Replacement::Placeholder)) => {
-                    masked += 1;
-                    writer.value(Some(PLACEHOLDER));
+    /// Writes a row with the masked values replaced, and returns how many were. A null stays a null. Where none was replaced,
+    /// nothing is written.
+    pub(crate) fn mask_row(
+        &self,
+        formats: &Formats,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<u64, DecodeError> {
+        let detection = self.detection.as_deref();
+        SCRATCH.with_borrow_mut(|(scratch, changed)| {
+            build::data_row(out, body, changed, |place, value, out| {
+                // Uncertainty denies: a value without a told column is masked too.
+                let Some(column) = self.columns.get(place) else {
+                    return Some(Part::Null);
+                };
+                if !column.is_looked_at(detection) {
+                    return None;
                 }
-                (Some(_), Some(Replacement::Null)) => {
-                    masked += 1;
-                    writer.value(None);
+                let format = match formats {
+                    Formats::AsTold => column.told,
+                    Formats::All(format) => *format,
+                    Formats::Each(codes) => format(is_binary(codes, place)),
+                };
+                let treatment = Treatment {
+                    shapes: &self.shapes,
+                    action: column.action.as_ref().map(Kept::action),
+                    detection,
+                };
+                match value::mask(treatment, column.kind, format, value, out, scratch) {
+                    Done::Kept => None,
+                    Done::Value => Some(Part::Value),
+                    Done::Null => Some(Part::Null),
                 }
-                (value, _) => writer.value(value),
-            }
-        }
-        writer.finish();
-        Ok(masked)
+            })
+        })
     }
+}
+
+/// Writes an ErrorResponse or NoticeResponse without what detectors find in its texts. `None` where they find nothing.
+pub(crate) fn mask_error(detection: &Detection, tag: u8, body: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut found = false;
+    build::error_anew(&mut out, tag, body, |text, out| {
+        let masked = value::mask_text(detection, text, out);
+        found |= masked;
+        masked
+    })
+    .ok()?;
+    found.then_some(out)
 }

@@ -7,6 +7,7 @@
 mod catalog;
 mod compact;
 mod condition;
+mod copy;
 mod effects;
 mod functions;
 mod lasting;
@@ -16,6 +17,8 @@ mod walk;
 
 pub(crate) use catalog::is_catalog;
 pub(crate) use compact::{Compact, Node, Tree};
+pub(crate) use copy::CopyOut;
+pub use copy::{CopyFormat, CopyLayout};
 pub(crate) use functions::is_pure;
 pub use lasting::Lasting;
 pub(crate) use shape::{Output, Shape};
@@ -61,6 +64,7 @@ pub struct Classified {
     trees: Vec<Option<Arc<Compact>>>,
     moves: PathMove,
     lasting: Lasting,
+    copy_out: CopyOut,
     literals_name_types: bool,
     literals_decide: bool,
     length: usize,
@@ -102,6 +106,10 @@ impl Classified {
     #[must_use]
     pub fn lasting(&self) -> Lasting {
         self.lasting
+    }
+
+    pub(crate) fn copy_out(&self) -> &CopyOut {
+        &self.copy_out
     }
 
     /// Where unqualified names are looked for after it.
@@ -185,11 +193,12 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
             (PathMove::Stays, moves) | (moves, PathMove::Stays) => moves,
             _ => PathMove::Anywhere,
         };
-        classified.literals_decide |= walked.by_number;
+        classified.literals_decide |= walked.by_number || copy::by_number(&tree);
         classified.lasting = classified.lasting.and(walked.lasting);
         let compact = Compact::of(statement).map(Arc::new);
         classified.length += compact.as_ref().map_or(0, |compact| compact.bytes);
         classified.trees.push(compact);
+        classified.copy_out = std::mem::take(&mut classified.copy_out).and(CopyOut::of(&tree));
         classified.shapes.push(shape::Shape::of(&tree));
         classified.statements.push(walked.statement);
     }

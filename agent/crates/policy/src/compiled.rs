@@ -12,6 +12,7 @@ use bailiff_model::{
 
 use crate::catalog::Catalog;
 use crate::connection::{ClientTls, ConnectAs, Credential, Proof, UpstreamTls};
+use crate::detect::DetectRule;
 use crate::glob::Glob;
 use crate::load::{self, LoadErrors};
 use crate::mask::{MaskedColumn, MaskedUse, SecretsCache};
@@ -166,6 +167,7 @@ pub(crate) struct Policy {
     pub(crate) subjects: Vec<Subject>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) masks: Vec<MaskedColumn>,
+    pub(crate) detect: Vec<DetectRule>,
     pub(crate) recording: Recording,
     pub(crate) connect_as: ConnectAs,
 }

@@ -22,10 +22,11 @@ use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, Recording,
 
 use crate::algebra::{Judged, strictest};
 use crate::catalog::Names;
-use crate::classify::{Classified, Lasting, PathMove, Settings, any_relation};
+use crate::classify::{Classified, CopyFormat, CopyOut, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
 use crate::connection::ConnectAs;
 use crate::cover::{Around, parts};
+use crate::detect::{DetectRule, Detection};
 use crate::mask::{self, Asked, Known, MaskPlan, MaskedColumn, Refusal, SecretsCache};
 use crate::path;
 use crate::permit::{DialPermit, Permit};
@@ -45,6 +46,8 @@ pub struct Ruling {
     decision: Arc<Decision>,
     denial: Option<Denial>,
     mask_plan: Option<Arc<MaskPlan>>,
+    detection: Option<Arc<Detection>>,
+    copy_format: Option<Arc<CopyFormat>>,
     moves_search_path: bool,
     lasting: Lasting,
 }
@@ -98,6 +101,24 @@ impl Ruling {
         self.mask_plan.as_ref().filter(|plan| plan.masks_rows())
     }
 
+    /// Which detectors look at its result.
+    #[must_use]
+    pub fn detection(&self) -> Option<&Arc<Detection>> {
+        self.detection.as_ref()
+    }
+
+    /// How its COPY TO STDOUT writes rows, where it has one of which that can be told.
+    #[must_use]
+    pub fn copy_format(&self) -> Option<&CopyFormat> {
+        self.copy_format.as_deref()
+    }
+
+    /// Whether its rows may have to be changed.
+    #[must_use]
+    pub fn masks_rows(&self) -> bool {
+        self.detection.is_some() || self.mask_plan().is_some()
+    }
+
     /// Whether the texts of its errors and notices must not reach the client: they may quote what is masked. True for whatever
     /// touches a masked table, also without a [`Ruling::mask_plan`]: a failed check of an UPDATE quotes the whole row.
     #[must_use]
@@ -137,6 +158,8 @@ impl Ruling {
             decision: Arc::new(decision),
             denial: Some(denial),
             mask_plan: None,
+            detection: None,
+            copy_format: None,
             moves_search_path: false,
             lasting: Lasting::default(),
         }))
@@ -152,6 +175,7 @@ pub struct ChainPolicy {
     hops: Vec<Vec<(Arc<Policy>, About)>>,
     masked: Arc<[MaskedColumn]>,
     secrets: Arc<SecretsCache>,
+    detect: Vec<DetectRule>,
     recording: Recording,
 }
 
@@ -179,6 +203,12 @@ impl PolicySet {
         let mut masked: Vec<MaskedColumn> = all().flat_map(|policy| policy.masks.iter().cloned()).collect();
         masked.sort_by_cached_key(MaskedColumn::key);
         masked.dedup();
+        let mut detect: Vec<DetectRule> = Vec::new();
+        for rule in all().flat_map(|policy| &policy.detect) {
+            if !detect.contains(rule) {
+                detect.push(rule.clone());
+            }
+        }
         let recording = all()
             .map(|policy| policy.recording)
             .reduce(Recording::join)
@@ -189,6 +219,7 @@ impl PolicySet {
             hops,
             masked: masked.into(),
             secrets: Arc::clone(&self.secrets),
+            detect,
             recording,
         }
     }
@@ -201,10 +232,20 @@ impl ChainPolicy {
         self.generation
     }
 
-    /// Whether any column is masked for this chain.
+    /// Whether any column is masked for this chain, or any value looked at.
     #[must_use]
     pub fn masks_in_force(&self) -> bool {
-        !self.masked.is_empty()
+        !self.masked.is_empty() || !self.detect.is_empty()
+    }
+
+    /// What detectors do with results of what is found by a question.
+    fn detection(&self, is_about: impl Fn(&DetectRule) -> bool) -> Option<Arc<Detection>> {
+        self.detect
+            .iter()
+            .filter(|rule| is_about(rule))
+            .map(|rule| rule.detection)
+            .reduce(Detection::join)
+            .map(Arc::new)
     }
 
     /// Whether a search_path that the server reports is the one that the target's definition names. The user's own schema,
@@ -331,7 +372,7 @@ impl ChainPolicy {
                 }
             }
         }
-        Arc::new(self.ruling(
+        let mut ruling = self.ruling(
             judged,
             watched,
             classified.effects(),
@@ -348,7 +389,12 @@ impl ChainPolicy {
                     .iter()
                     .any(|statement| rule.touches(statement, around))
             }),
-        ))
+        );
+        if let CopyOut::As(format) = classified.copy_out() {
+            ruling.copy_format = Some(Arc::new(format.clone()));
+        }
+        ruling.detection = self.detection(|rule| rule.is_about(classified, &self.target.plain_relations));
+        Arc::new(ruling)
     }
 
     /// Decides a replication connection and each command of it: one operation, about all that is written to the database.
@@ -378,6 +424,15 @@ impl ChainPolicy {
                     policy: Arc::clone(&masked.policy),
                     why: "replication carries rows as they were written, past any mask".into(),
                 }),
+            };
+        }
+        if judged.effect != Effect::Deny && !self.detect.is_empty() {
+            judged = Judged {
+                effect: Effect::Deny,
+                because: self.by_default(
+                    0,
+                    "replication carries rows as they were written, past any detector",
+                ),
             };
         }
         let recording = self.recording_of(|rule| rule.touches(&statement, Around::ALONE));
@@ -420,7 +475,7 @@ impl ChainPolicy {
             (judged.because.rule.is_some() && judged.effect != Effect::Allow).then_some(judged)
         });
         let judged = strictest(std::iter::once(strict.clone()).chain(forbidden)).unwrap_or(strict);
-        Arc::new(self.ruling(
+        let mut ruling = self.ruling(
             judged,
             None,
             statement.effects,
@@ -429,7 +484,10 @@ impl ChainPolicy {
             Lasting::ANYTHING,
             // It may be what any rule wants more of.
             self.recording_of(|_| true),
-        ))
+        );
+        // It may read anything.
+        ruling.detection = self.detection(|_| true);
+        Arc::new(ruling)
     }
 
     /// What is recorded of an operation: what any policy asks for, and any rule that it touches.
@@ -480,6 +538,8 @@ impl ChainPolicy {
                 recording,
             }),
             mask_plan,
+            detection: None,
+            copy_format: None,
             moves_search_path,
             lasting,
         }

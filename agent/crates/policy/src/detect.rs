@@ -9,6 +9,7 @@ mod cloud;
 mod email;
 mod iban;
 mod phone;
+mod rules;
 mod secret;
 mod ssn;
 mod text;
@@ -16,6 +17,8 @@ mod text;
 use std::borrow::Cow;
 use std::ops::Range;
 
+pub(crate) use rules::DetectRule;
+pub use rules::{Detection, Treatment};
 use text::Seen;
 
 /// What stands in place of what was found, and of redacted texts.

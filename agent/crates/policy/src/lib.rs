@@ -17,14 +17,14 @@ mod parser;
 mod path;
 mod permit;
 
-pub use classify::{Classified, Lasting, PathMove, Settings, Unclassified, classify};
+pub use classify::{Classified, CopyFormat, CopyLayout, Lasting, PathMove, Settings, Unclassified, classify};
 pub use compiled::{CatalogAccess, Endpoint, PolicySet, Target};
 pub use connection::{
     ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, UpstreamTls, UpstreamTlsMode,
 };
 pub use decide::{ChainPolicy, Denial, Ruling};
-pub use detect::{Detector, Detectors, Found, PLACEHOLDER, mask_text};
+pub use detect::{Detection, Detector, Detectors, Found, PLACEHOLDER, Treatment, mask_text};
 pub use load::{LoadErrors, Problem};
-pub use mask::{HashKey, MaskAction, MaskPlan, Unresolved};
+pub use mask::{HashKey, MaskAction, MaskPlan, Unresolved, ValueType};
 pub use parser::{ParserPool, Submitted};
 pub use permit::{DialPermit, Permit};

@@ -8,6 +8,7 @@ mod by_catalog;
 mod by_name;
 mod flow;
 mod secrets;
+mod value_type;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use action::{HashKey, MaskAction};
 pub(crate) use by_catalog::{Asked, SecretsCache};
 use by_name::{TELLING, is_vouched};
 pub(crate) use flow::MaskedUse;
+pub use value_type::ValueType;
 
 /// How a statement's result is masked.
 #[derive(Debug, Clone)]
@@ -49,11 +51,21 @@ impl MaskPlan {
         }
     }
 
-    /// The same for `COPY … TO STDOUT`, whose answer tells how many columns there are and nothing else of them.
-    pub fn resolve_copy(&self, columns: usize) -> Result<Vec<Option<MaskAction>>, Unresolved> {
+    /// The same for `COPY … TO STDOUT`, whose answer tells how many columns there are and nothing else of them: with what is done
+    /// to a column comes the type that the catalog says of it.
+    pub fn resolve_copy(&self, columns: usize) -> Result<Vec<Option<(MaskAction, ValueType)>>, Unresolved> {
         match &self.0 {
             Planned::Names(_) => Err(Unresolved),
-            Planned::Catalog(followed) => followed.resolve(&vec![(&b""[..], 0, 0); columns]),
+            Planned::Catalog(followed) => followed.resolve_copy(columns),
+        }
+    }
+
+    /// What the values of a type are made of, where a catalog tells.
+    #[must_use]
+    pub fn value_type(&self, oid: u32) -> Option<ValueType> {
+        match &self.0 {
+            Planned::Names(_) => None,
+            Planned::Catalog(followed) => Some(followed.value_type(oid)),
         }
     }
 

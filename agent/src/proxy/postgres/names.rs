@@ -15,6 +15,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::operation::Prepared;
+use crate::mask::Formats;
 use crate::record::Bound;
 
 /// Of which kind a name is.
@@ -32,6 +33,8 @@ pub(crate) struct Entry {
     pub(crate) prepared: Rc<Prepared>,
     /// The values bound to a portal, where policy asks for them.
     pub(crate) bound: Option<Arc<Bound>>,
+    /// In which formats a portal's columns come.
+    pub(crate) formats: Formats,
     /// In which part of the pipeline it was named.
     part: u64,
     /// How many statements of SQL may have named something of this kind before.
@@ -149,12 +152,20 @@ impl Names {
         let entry = Entry {
             prepared,
             bound: None,
+            formats: Formats::AsTold,
             part: progress.current,
             by_sql: space.by_sql,
             from_sure,
         };
         let before = space.set(name, entry);
         Change::new(kind, name, before, progress)
+    }
+
+    /// Notes the formats in which a portal's columns come.
+    pub(crate) fn formats(&mut self, portal: &[u8], formats: Formats) {
+        if let Some(entry) = self.portals.entries.get_mut(portal) {
+            entry.formats = formats;
+        }
     }
 
     /// Notes the values that were bound to a portal.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bailiff_model::SqlEffect;
 use bailiff_policy::{Classified, Ruling};
 
-use crate::mask::Columns;
+use crate::mask::{Columns, Formats};
 use crate::record::{Bound, Outcome};
 
 /// A statement's text as it came. Shared, since a prepared statement runs many times and the recorder's thread reads it too.
@@ -102,6 +102,8 @@ pub(crate) struct Running {
     pub(crate) outcome: Outcome,
     /// Which of its result's columns are masked.
     pub(crate) columns: Option<Rc<Columns>>,
+    /// In which formats they come.
+    pub(crate) formats: Formats,
     /// Whether its answer is looked at for the record.
     pub(crate) watched: bool,
     /// The portal that it runs, where the record is to have values or rows.
@@ -133,6 +135,7 @@ impl Running {
             sqlstate: None,
             outcome: Outcome::Answered,
             columns: None,
+            formats: Formats::AsTold,
             watched,
             portal: None,
         }

@@ -18,6 +18,7 @@ use super::evidence::SessionEvidence;
 use super::names::Names;
 use super::tracker::Tracker;
 use crate::decide::Decider;
+use crate::mask::CopyMask;
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::{HIGH_WATER, Leg, READ_SIZE, Read};
 use crate::proxy::limits::Limits;
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     client_discards: bool,
     /// Bytes of a long message of the server that may pass as they come.
     server_passes: usize,
+    /// Masks the rows of the COPY that is under way.
+    copy_mask: Option<Box<CopyMask>>,
     transaction_idle: bool,
     /// The server has said why it ends the session.
     farewell: bool,
@@ -201,7 +204,8 @@ impl Serving {
             + self.upstream.held()
             + core.names.held()
             + core.tracker.held()
-            + core.evidence.held();
+            + core.evidence.held()
+            + core.copy_mask.as_ref().map_or(0, |mask| mask.held());
         if held == self.held {
             return Ok(());
         }
@@ -317,6 +321,7 @@ impl Core {
             client_passes: 0,
             client_discards: false,
             server_passes: 0,
+            copy_mask: None,
             transaction_idle: true,
             farewell: false,
             waiting: Waiting::Nothing,

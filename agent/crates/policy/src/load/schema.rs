@@ -9,6 +9,7 @@ use bailiff_model::{Condition, Effect, FailureMode, Mode, Protocol, SourceAddres
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use crate::detect::Detector;
 use crate::mask::MaskedUse;
 use connection::{ConnectAsSpec, CredentialSpec, TlsSpec};
 
@@ -88,6 +89,8 @@ pub(super) struct PolicySpec {
     #[serde(default)]
     pub(super) masks: Vec<MaskSpec>,
     #[serde(default)]
+    pub(super) detect: Vec<DetectSpec>,
+    #[serde(default)]
     pub(super) recording: RecordingSpec,
     pub(super) connect_as: Option<Spanned<ConnectAsSpec>>,
 }
@@ -140,6 +143,17 @@ pub(super) struct MaskSpec {
     pub(super) types: Vec<Spanned<String>>,
     #[serde(rename = "with")]
     pub(super) action: Spanned<ActionSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DetectSpec {
+    pub(super) find: Spanned<Vec<Detector>>,
+    pub(super) relations: Option<Spanned<Vec<String>>>,
+    #[serde(rename = "with")]
+    pub(super) action: Spanned<ActionSpec>,
+    #[serde(default)]
+    pub(super) whole: bool,
 }
 
 /// How a [`MaskAction`](crate::MaskAction) is written: `Redact`, `"Null"`, `{KeepLast: 4}` or `{Hash: {keyFile: /path}}`.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bailiff_model::{SqlEffect, Statement};
 
 use super::flow::{self, Found, MaskedUse, Output, Source, Stop, Used};
-use super::{Known, MaskAction, MaskPlan, MaskedColumn, Planned, Refusal, Secrets, Unresolved};
+use super::{Known, MaskAction, MaskPlan, MaskedColumn, Planned, Refusal, Secrets, Unresolved, ValueType};
 use crate::catalog::{Catalog, Names};
-use crate::classify::{Classified, Compact};
+use crate::classify::{Classified, Compact, CopyOut};
 
 /// How a statement's result is masked, by what its columns come from.
 #[derive(Debug, Clone)]
@@ -48,14 +48,27 @@ impl Followed {
         // What comes straight from a masked column is masked, too, whatever the plan says.
         let with_own = both.map(|(planned, (_, table, number))| {
             let own = self.secrets.by_number(*table, *number);
-            planned.max(own)
+            planned.action.max(own)
         });
         Ok(with_own.collect())
+    }
+
+    pub(super) fn resolve_copy(
+        &self,
+        columns: usize,
+    ) -> Result<Vec<Option<(MaskAction, ValueType)>>, Unresolved> {
+        let outputs = self.outputs.as_deref().ok_or(Unresolved)?;
+        let with_type = |output: Output| Some((output.action?, self.value_type(output.type_oid)));
+        Ok(placed(outputs, columns)?.into_iter().map(with_type).collect())
+    }
+
+    pub(super) fn value_type(&self, oid: u32) -> ValueType {
+        ValueType::of(self.secrets.catalog(), oid)
     }
 }
 
 /// What is done to each of so many columns.
-fn placed(outputs: &[Output], count: usize) -> Result<Vec<Option<MaskAction>>, Unresolved> {
+fn placed(outputs: &[Output], count: usize) -> Result<Vec<Output>, Unresolved> {
     let first = outputs.iter().position(|output| output.many);
     let last = outputs.iter().rposition(|output| output.many);
     let (Some(first), Some(last)) = (first, last) else {
@@ -63,14 +76,17 @@ fn placed(outputs: &[Output], count: usize) -> Result<Vec<Option<MaskAction>>, U
             // Uncertainty denies: what stands in which place isn't known.
             return Err(Unresolved);
         }
-        return Ok(outputs.iter().map(|output| output.action).collect());
+        return Ok(outputs.to_vec());
     };
     let (head, rest) = outputs.split_at(first);
     let (between, tail) = rest.split_at(last + 1 - first);
     let middle = count.checked_sub(head.len() + tail.len()).ok_or(Unresolved)?;
-    let strictest = between.iter().filter_map(|output| output.action).max();
-    let actions = |outputs: &[Output]| outputs.iter().map(|output| output.action).collect::<Vec<_>>();
-    Ok([actions(head), vec![strictest; middle], actions(tail)].concat())
+    let strictest = Output {
+        action: between.iter().filter_map(|output| output.action).max(),
+        many: false,
+        type_oid: 0,
+    };
+    Ok([head, &vec![strictest; middle], tail].concat())
 }
 
 /// Whether a statement gives rows of what an earlier one left behind.
@@ -129,6 +145,13 @@ pub(super) fn plan(
                     policy: Arc::clone(&first.policy),
                 });
             }
+            if *classified.copy_out() == CopyOut::Unknown {
+                return Err(Refusal {
+                    why: "how its COPY writes rows can't be told: an option or encoding of it can't be read past"
+                        .to_owned(),
+                    policy: Arc::clone(&first.policy),
+                });
+            }
             result = Some(outputs);
         } else if alone && found.touches {
             result = Some(outputs);
@@ -137,6 +160,7 @@ pub(super) fn plan(
             result = Some(vec![Output {
                 action: None,
                 many: true,
+                type_oid: 0,
             }]);
         }
     }
@@ -210,7 +234,7 @@ fn refused(used: &Used, kinds: &str, secrets: &Secrets, first: &MaskedColumn) ->
             used.what.as_deref().unwrap_or("what it runs")
         ),
         MaskedUse::Keep => format!("a cursor or prepared statement would show {column}"),
-        MaskedUse::Copy => format!("COPY would carry {column} out as it is"),
+        MaskedUse::Copy => format!("COPY would write {column} as it is to where the server runs"),
         MaskedUse::Measure => format!("it tells the size of what {column} holds"),
         MaskedUse::Define => format!(
             "what it makes or changes ({}) may show {column}",

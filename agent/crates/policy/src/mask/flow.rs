@@ -38,6 +38,8 @@ pub(crate) struct Source {
     place: u32,
     /// Whether all of them are of types for which what never fails for texts and numbers never fails.
     plain: bool,
+    /// The type of all of them; 0 where they differ.
+    type_oid: u32,
 }
 
 impl Source {
@@ -45,10 +47,24 @@ impl Source {
     pub(super) const ANY: Self = Self {
         place: 0,
         plain: false,
+        type_oid: 0,
     };
 
-    pub(super) fn new(place: u32, plain: bool) -> Self {
-        Self { place, plain }
+    pub(super) fn new(place: u32, plain: bool, type_oid: u32) -> Self {
+        Self {
+            place,
+            plain,
+            type_oid,
+        }
+    }
+
+    /// The same as a text.
+    fn as_text(self) -> Self {
+        const TEXT: u32 = 25;
+        Self {
+            type_oid: TEXT,
+            ..self
+        }
     }
 
     pub(super) fn place(self) -> u32 {
@@ -59,6 +75,11 @@ impl Source {
         Self {
             place: self.place.min(other.place),
             plain: self.plain && other.plain,
+            type_oid: if self.type_oid == other.type_oid {
+                self.type_oid
+            } else {
+                0
+            },
         }
     }
 }
@@ -100,6 +121,14 @@ impl Flow {
             Self::Derived(_) => Some(MaskAction::Null),
         }
     }
+
+    /// The type of what is a masked column's value as it is; 0 where it can't be told.
+    fn type_oid(self) -> u32 {
+        match self {
+            Self::Copy(source, _) => source.type_oid,
+            Self::Clean | Self::Derived(_) => 0,
+        }
+    }
 }
 
 /// Ways of using a masked column other than showing it, which would tell of its values though they are hidden.
@@ -122,7 +151,7 @@ pub(crate) enum MaskedUse {
     /// A cursor or prepared statement would show it by another name. No rule can allow it: what FETCH and EXECUTE give couldn't
     /// be masked.
     Keep,
-    /// COPY carries it out. No rule can allow it: what COPY writes isn't masked.
+    /// COPY writes it to a file or program of the server. No rule can allow it: there it isn't masked.
     Copy,
     /// Its size or place is told: EXPLAIN ANALYZE.
     Measure,
@@ -212,6 +241,8 @@ pub(crate) struct Used {
 pub(crate) struct Output {
     pub(crate) action: Option<MaskAction>,
     pub(crate) many: bool,
+    /// The type of a masked column that is shown as it is; 0 where it can't be told.
+    pub(crate) type_oid: u32,
 }
 
 /// Nodes that are looked at for one statement.
@@ -228,6 +259,7 @@ pub(super) fn follow(root: &Tree, secrets: &Secrets, names: &Names, known: &Know
         let output = |entry: &Entry| Output {
             action: entry.flow.action(),
             many: entry.many,
+            type_oid: entry.flow.type_oid(),
         };
         entries.iter().map(output).collect()
     });

@@ -29,6 +29,7 @@ pub(crate) struct Secret {
     pub(crate) action: MaskAction,
     /// Whether functions that never fail for texts and numbers never fail for its values.
     plain: bool,
+    type_oid: u32,
 }
 
 impl Secret {
@@ -115,6 +116,7 @@ impl Secrets {
             policy: Arc::clone(policy),
             action,
             plain: is_plain(&self.catalog, column.type_oid),
+            type_oid: column.type_oid.0,
         });
         true
     }
@@ -139,7 +141,10 @@ impl Secrets {
         let found = self.by_relation.get(&relation);
         let place = found.and_then(|found| found.iter().find(|(column, _)| *column == number));
         match place.and_then(|(_, place)| Some((*place, self.columns.get(*place as usize)?))) {
-            Some((place, secret)) => Flow::Copy(Source::new(place, secret.plain), secret.action),
+            Some((place, secret)) => {
+                let source = Source::new(place, secret.plain, secret.type_oid);
+                Flow::Copy(source, secret.action)
+            }
             None => Flow::Clean,
         }
     }

@@ -2,7 +2,7 @@
 
 use bailiff_wire::postgres::authentication::Authentication;
 use bailiff_wire::postgres::backend::{
-    CommandComplete, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
+    CommandComplete, CopyOutResponse, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
 };
 use bailiff_wire::postgres::build::{DataRowWriter, ErrorText, error_response};
 use bailiff_wire::postgres::frontend::{
@@ -121,6 +121,16 @@ pub fn decode_backend(frame: &Frame<'_>) -> Result<(), DecodeError> {
             }
             assert_eq!(length, body.len());
             only_whole(body, |body| RowDescription::decode(body).map(drop));
+        }
+        b'H' => {
+            let copy = CopyOutResponse::decode(body)?;
+            let columns = u16::try_from(copy.columns).unwrap_or(u16::MAX);
+            let mut again = vec![u8::from(copy.binary)];
+            again.extend_from_slice(&columns.to_be_bytes());
+            let format = u16::from(copy.binary).to_be_bytes();
+            (0..columns).for_each(|_| again.extend_from_slice(&format));
+            assert_eq!(again, body);
+            only_whole(body, |body| CopyOutResponse::decode(body).map(drop));
         }
         b'D' => {
             let row = DataRow::decode(body)?;

@@ -86,6 +86,10 @@ pub fn copy(bytes: &[u8]) {
         return;
     };
     let layout = match kind % 4 {
+        0 if kind & 8 != 0 => Layout::Text {
+            delimiter: b'|',
+            null: b"N".to_vec(),
+        },
         0 => Layout::text(),
         1 => Layout::Csv {
             delimiter: b',',
@@ -102,29 +106,35 @@ pub fn copy(bytes: &[u8]) {
         _ => Layout::Binary,
     };
     let head = kind & 4 != 0;
-    let whole = rows(&layout, head, &[data], false);
+    for columns in 0..5 {
+        copied(&layout, head, columns, data);
+    }
+}
+
+fn copied(layout: &Layout, head: bool, columns: usize, data: &[u8]) {
+    let rows = |pieces: &[&[u8]], anew| rows(layout, head, columns, pieces, anew);
+    let whole = rows(&[data], false);
     if let Ok((written, _)) = &whole {
         assert!(data.starts_with(written), "untouched rows changed");
     }
     for cut in cuts(data.len()) {
         let (first, second) = data.split_at(cut);
-        assert_eq!(
-            rows(&layout, head, &[first, second], false),
-            whole,
-            "cut at {cut}"
-        );
+        assert_eq!(rows(&[first, second], false), whole, "cut at {cut}");
     }
     // Values written anew are the values that were read.
-    if let Ok((written, values)) = rows(&layout, head, &[data], true) {
-        assert_eq!(
-            rows(&layout, head, &[&written], false).map(|(_, again)| again),
-            Ok(values)
-        );
+    if let Ok((written, values)) = rows(&[data], true) {
+        assert_eq!(rows(&[&written], false).map(|(_, again)| again), Ok(values));
     }
 }
 
-fn rows(layout: &Layout, head: bool, pieces: &[&[u8]], anew: bool) -> Result<(Vec<u8>, Parts), CopyError> {
-    let mut rows = CopyRows::new(layout.clone(), head, 1 << 20);
+fn rows(
+    layout: &Layout,
+    head: bool,
+    columns: usize,
+    pieces: &[&[u8]],
+    anew: bool,
+) -> Result<(Vec<u8>, Parts), CopyError> {
+    let mut rows = CopyRows::new(layout.clone(), head, columns, 1 << 20);
     let (mut written, mut values) = (Vec::new(), Vec::new());
     for piece in pieces {
         rows.data(piece, &mut written, |_, value, out| {

@@ -131,6 +131,36 @@ impl<'a> RowDescription<'a> {
     }
 }
 
+/// CopyOutResponse (B).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyOutResponse {
+    /// Whether rows come in binary format.
+    pub binary: bool,
+    /// How many columns a row has.
+    pub columns: usize,
+}
+
+impl CopyOutResponse {
+    /// Reads the body, whole. All columns are of the rows' format.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut cursor = Cursor::new(b'H', body);
+        let format = cursor.u8()?;
+        let columns = cursor.count("column count")?;
+        for _ in 0..columns {
+            if cursor.i16()? != i16::from(format) {
+                return Err(cursor.bad("column format"));
+            }
+        }
+        let binary = match format {
+            0 => false,
+            1 => true,
+            _ => return Err(cursor.bad("format")),
+        };
+        cursor.finish()?;
+        Ok(Self { binary, columns })
+    }
+}
+
 /// DataRow (B).
 #[derive(Debug, Clone, Copy)]
 pub struct DataRow<'a> {
@@ -202,6 +232,15 @@ impl<'a> ErrorFields<'a> {
                 }
             }
         }
+    }
+
+    /// All fields with their codes, in order.
+    pub fn all(&self) -> impl Iterator<Item = (u8, &'a [u8])> + use<'a> {
+        let mut cursor = Cursor::new(b'E', self.body);
+        std::iter::from_fn(move || match cursor.u8() {
+            Ok(0) | Err(_) => None,
+            Ok(code) => Some((code, cursor.text().ok()?)),
+        })
     }
 
     /// The SQLSTATE; `XX000` where there is none.

@@ -1,6 +1,8 @@
 //! The messages that the agent itself writes.
 
-use super::backend::ErrorFields;
+use super::backend::{DataRow, ErrorFields};
+use super::error::DecodeError;
+use super::value::Part;
 
 /// An error's or a notice's texts.
 #[derive(Debug, Clone)]
@@ -142,6 +144,31 @@ pub fn startup<'a>(out: &mut Vec<u8>, minor: u16, parameters: impl Iterator<Item
     }
 }
 
+/// Writes an ErrorResponse (B) or NoticeResponse (B) anew, with the closure's texts in place of those that may quote values: message,
+/// detail, hint, context and the internal query. The closure says whether it wrote one; otherwise the text stays.
+pub fn error_anew(
+    out: &mut Vec<u8>,
+    tag: u8,
+    body: &[u8],
+    mut text: impl FnMut(&[u8], &mut Vec<u8>) -> bool,
+) -> Result<(), DecodeError> {
+    let fields = ErrorFields::decode(body)?;
+    let mut written = Vec::new();
+    message(out, tag, |out| {
+        for (code, value) in fields.all() {
+            out.push(code);
+            written.clear();
+            if b"MDHWq".contains(&code) && text(value, &mut written) {
+                push_text(out, &written);
+            } else {
+                push_text(out, value);
+            }
+        }
+        out.push(0);
+    });
+    Ok(())
+}
+
 /// Query (F).
 pub fn query(out: &mut Vec<u8>, text: &[u8]) {
     message(out, b'Q', |out| push_text(out, text));
@@ -167,6 +194,69 @@ pub fn describe_portal(out: &mut Vec<u8>, portal: &[u8]) {
 /// Flush (F).
 pub fn flush(out: &mut Vec<u8>) {
     message(out, b'H', |_| {});
+}
+
+/// Writes a DataRow (B) anew, with some of its values replaced. The closure gets each value's place and the value, writes what
+/// stands in its place into `scratch` and says what that is; `None` leaves it as it came. Nulls stay, and the closure doesn't see
+/// them.
+///
+/// Returns how many were replaced. Where that is none, nothing was written: the message may pass as it came.
+pub fn data_row(
+    out: &mut Vec<u8>,
+    body: &[u8],
+    scratch: &mut Vec<u8>,
+    mut value: impl FnMut(usize, &[u8], &mut Vec<u8>) -> Option<Part>,
+) -> Result<u64, DecodeError> {
+    let begin = out.len();
+    let row = DataRow::decode(body)?;
+    // What lies before `copied` is written; the rest is copied when something behind it changes.
+    let (mut copied, mut place) = (0, 2);
+    let mut changed = 0;
+    for (column, current) in row.values().enumerate() {
+        let Some(current) = current? else {
+            place += 4;
+            continue;
+        };
+        let end = place + 4 + current.len();
+        scratch.clear();
+        if let Some(part) = value(column, current, scratch) {
+            if changed == 0 {
+                out.push(b'D');
+                out.extend_from_slice(&[0; 4]);
+            }
+            changed += 1;
+            out.extend_from_slice(body.get(copied..place).unwrap_or_default());
+            let length = match part {
+                Part::Value => i32::try_from(scratch.len()).unwrap_or(i32::MAX),
+                Part::Null => -1,
+            };
+            out.extend_from_slice(&length.to_be_bytes());
+            if part == Part::Value {
+                out.extend_from_slice(scratch);
+            }
+            copied = end;
+        }
+        place = end;
+    }
+    if changed > 0 {
+        out.extend_from_slice(body.get(copied..).unwrap_or_default());
+        write_length(out, begin);
+    }
+    Ok(changed)
+}
+
+/// Writes a CopyData (B) with what the closure writes. Where that is nothing, there is no message.
+pub fn copy_data<E>(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    let begin = out.len();
+    out.push(b'd');
+    out.extend_from_slice(&[0; 4]);
+    write(out)?;
+    if out.len() == begin + 5 {
+        out.truncate(begin);
+    } else {
+        write_length(out, begin);
+    }
+    Ok(())
 }
 
 /// Writes a DataRow value by value.

@@ -56,6 +56,8 @@ pub struct Bind<'a> {
     pub portal: &'a [u8],
     /// The statement's name.
     pub statement: &'a [u8],
+    /// Formats of the result's columns, two bytes each: see [`is_binary`](super::content::is_binary).
+    pub result_formats: &'a [u8],
 }
 
 impl<'a> Bind<'a> {
@@ -70,9 +72,13 @@ impl<'a> Bind<'a> {
             cursor.value()?;
         }
         let results = cursor.wide_count()?;
-        cursor.bytes(results * 2)?;
+        let result_formats = cursor.bytes(results * 2)?;
         cursor.finish()?;
-        Ok(Self { portal, statement })
+        Ok(Self {
+            portal,
+            statement,
+            result_formats,
+        })
     }
 }
 

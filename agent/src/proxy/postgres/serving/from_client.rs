@@ -10,6 +10,7 @@ use bailiff_wire::postgres::{Frame, FrameHeader, frontend, next_frame};
 
 use super::{Core, Waiting};
 use crate::decide::{CatalogWait, Decider, Lookup, Meaning};
+use crate::mask::Formats;
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::READ_SIZE;
 use crate::proxy::postgres::evidence;
@@ -98,7 +99,7 @@ impl Core {
                     if rest.len() < wanted {
                         return Ok(rest);
                     }
-                    if matches!(self.bind(portal, statement, rest)?, Taken::Wait) {
+                    if matches!(self.bind(portal, statement, rest, None)?, Taken::Wait) {
                         return Ok(rest);
                     }
                     upstream.relay(Control::Bind, rest);
@@ -143,7 +144,10 @@ impl Core {
             }
             b'B' => {
                 let bind = frontend::Bind::decode(frame.body).map_err(malformed)?;
-                if matches!(self.bind(bind.portal, bind.statement, raw)?, Taken::Wait) {
+                if matches!(
+                    self.bind(bind.portal, bind.statement, raw, Some(bind.result_formats))?,
+                    Taken::Wait
+                ) {
                     return Ok(Taken::Wait);
                 }
                 upstream.relay(Control::Bind, raw);
@@ -339,8 +343,14 @@ impl Core {
         Ok(Taken::Yes)
     }
 
-    /// Takes a Bind, or the beginning of a long one.
-    fn bind(&mut self, portal: &[u8], statement: &[u8], raw: &[u8]) -> Result<Taken, End> {
+    /// Takes a Bind, or the beginning of a long one, whose formats of results stand at its end.
+    fn bind(
+        &mut self,
+        portal: &[u8],
+        statement: &[u8],
+        raw: &[u8],
+        formats: Option<&[u8]>,
+    ) -> Result<Taken, End> {
         if self.waits_for_reading() {
             return Ok(Taken::Wait);
         }
@@ -362,7 +372,12 @@ impl Core {
             return Err(End::Limit("portals"));
         }
         let bound = evidence::bound(&prepared, raw);
+        let formats = match formats {
+            Some(formats) if prepared.ruling.masks_rows() => Formats::of(formats),
+            _ => Formats::AsTold,
+        };
         let change = self.names.set(Kind::Portal, portal, prepared, sure, progress);
+        self.names.formats(portal, formats);
         if let Some(bound) = bound {
             self.names.bind(portal, bound);
         }
@@ -403,10 +418,12 @@ impl Core {
         if self.waits_for_reading() {
             return Ok(Taken::Wait);
         }
+        let mut formats = Formats::AsTold;
         let found = match self.names.find(Kind::Portal, portal, self.tracker.progress()) {
             Found::Unsettled(part) => return Ok(self.wait_for(part)),
             Found::Known(entry, sure) => {
                 bound = entry.bound.clone();
+                formats = entry.formats.clone();
                 Some((renewed(&mut entry.prepared, &mut self.decider), sure))
             }
             Found::Nothing => None,
@@ -420,18 +437,19 @@ impl Core {
             }
         };
         let ruling = self.decider.answer(Arc::clone(&prepared.ruling));
-        let run = Running::new(Arc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len())
+        let mut run = Running::new(Arc::clone(&prepared.text), Arc::clone(&ruling), began, raw.len())
             .of_portal(&prepared, bound);
         self.evidence.decided(&run);
         let Some(permit) = ruling.permit() else {
             self.refuse_extended(run, upstream);
             return Ok(Taken::Yes);
         };
-        if ruling.mask_plan().is_some() && prepared.columns.borrow().is_none() {
+        if ruling.masks_rows() && (formats == Formats::AsTold || prepared.columns.borrow().is_none()) {
             // The client doesn't ask for the columns, but without them nothing can be masked.
             upstream.describe_portal(portal);
             self.tracker.sent(Expect::OwnDescribe(Rc::clone(&prepared)));
         }
+        run.formats = formats;
         self.note(&prepared.classified, &ruling, &prepared.text);
         upstream.forward(permit, raw);
         self.tracker.sent(Expect::Execute(run, prepared));

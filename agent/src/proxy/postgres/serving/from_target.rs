@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bailiff_model::SqlEffect;
 use bailiff_policy::Ruling;
+use bailiff_wire::postgres::value::copy::CopyError;
 use bailiff_wire::postgres::{Frame, FrameHeader, backend, build, next_frame};
 
 use super::Core;
-use crate::mask::Columns;
+use crate::mask::{self, Columns, CopyMask};
 use crate::proxy::end::{End, Side};
 use crate::proxy::leg::{Leg, READ_SIZE};
 use crate::proxy::postgres::evidence;
@@ -141,7 +142,7 @@ impl Core {
         if whole < READ_SIZE || !matches!(header.tag, b'D' | b'd') {
             return Ok(None);
         }
-        let masked = header.tag == b'D' && self.masks_rows();
+        let masked = self.copy_mask.is_some() || header.tag == b'D' && self.masks_rows();
         if masked {
             return if whole > self.limits.masked_row {
                 Err(End::Limit("masked_row"))
@@ -161,9 +162,7 @@ impl Core {
     }
 
     fn masks_rows(&mut self) -> bool {
-        self.tracker
-            .current()
-            .is_some_and(|run| run.ruling.mask_plan().is_some())
+        self.tracker.current().is_some_and(|run| run.ruling.masks_rows())
     }
 
     /// Counts a row, or a line of COPY.
@@ -187,6 +186,10 @@ impl Core {
         match step {
             Step::Row => {
                 self.count_row(frame.raw.len());
+                // Most rows pass, and ask for nothing but this.
+                if !self.masks_rows() {
+                    return Ok(true);
+                }
                 let described = self
                     .tracker
                     .described()
@@ -194,16 +197,16 @@ impl Core {
                 let Some(run) = self.tracker.current() else {
                     return Ok(true);
                 };
-                if run.ruling.mask_plan().is_none() {
-                    return Ok(true);
-                }
                 // Uncertainty denies: rows whose columns weren't told can't be masked.
                 let columns = run.columns.clone().or(described).ok_or(End::Unmaskable)?;
                 if columns.masks_nothing() {
                     return Ok(true);
                 }
-                run.masked += columns.mask_row(frame.body, changed).map_err(malformed)?;
-                Ok(false)
+                let masked = columns
+                    .mask_row(&run.formats, frame.body, changed)
+                    .map_err(malformed)?;
+                run.masked += masked;
+                Ok(masked == 0)
             }
             Step::Pass => {
                 if frame.tag == b'd' {
@@ -273,6 +276,55 @@ impl Core {
                     build::notice_response(changed, &build::ErrorText::withheld(&notice));
                     return Ok(false);
                 }
+                let detection = self
+                    .tracker
+                    .current()
+                    .and_then(|run| run.ruling.detection().cloned());
+                if let Some(masked) =
+                    detection.and_then(|detection| mask::mask_error(&detection, b'N', frame.body))
+                {
+                    *changed = masked;
+                    return Ok(false);
+                }
+            }
+            b'H' => {
+                let most = self.limits.masked_row;
+                let ruling = self.tracker.current().map(|run| Arc::clone(&run.ruling));
+                self.copy_mask = match ruling.filter(|ruling| ruling.masks_rows()) {
+                    Some(ruling) => {
+                        let response = backend::CopyOutResponse::decode(frame.body).map_err(malformed)?;
+                        // Uncertainty denies: rows of which can't be told how they are written can't be masked.
+                        let mask = CopyMask::of(&ruling, response, most).map_err(|_| End::Unmaskable)?;
+                        mask.map(Box::new)
+                    }
+                    None => None,
+                };
+            }
+            b'd' => {
+                if let Some(mask) = &mut self.copy_mask {
+                    build::copy_data(changed, |out| {
+                        let masked = mask.data(frame.body, out).map_err(|error| match error {
+                            CopyError::Malformed(_) => End::Unmaskable,
+                            CopyError::TooLong => End::Limit("masked_row"),
+                        })?;
+                        if let Some(run) = self.tracker.current() {
+                            run.masked += masked;
+                        }
+                        Ok::<(), End>(())
+                    })?;
+                    return Ok(false);
+                }
+            }
+            // The end of a COPY of which a part was kept back.
+            b'c' if self.copy_mask.take().is_some_and(|mask| !mask.is_whole()) => {
+                return Err(End::Unmaskable);
+            }
+            b'W' if self.tracker.current().is_some_and(|run| run.ruling.masks_rows()) => {
+                return Err(End::Unmaskable);
+            }
+            b'V' if self.tracker.current().is_some_and(|run| run.ruling.masks_rows()) => {
+                // Uncertainty denies: the answer tells no type.
+                return Err(End::Unmaskable);
             }
             _ => {}
         }
@@ -312,12 +364,9 @@ impl Core {
 
     fn columns(&mut self, frame: &Frame<'_>) -> Result<bool, End> {
         self.evidence.target_bytes(frame.raw.len());
-        let plan = match self.tracker.described() {
-            Some(prepared) => prepared.ruling.mask_plan().cloned(),
-            None => self
-                .tracker
-                .current()
-                .and_then(|run| run.ruling.mask_plan().cloned()),
+        let ruling = match self.tracker.described() {
+            Some(prepared) => Some(Arc::clone(&prepared.ruling)),
+            None => self.tracker.current().map(|run| Arc::clone(&run.ruling)),
         };
         if frame.tag == b'T' {
             match self.tracker.described() {
@@ -329,13 +378,13 @@ impl Core {
                 }
             }
         }
-        if let (Some(plan), b'T') = (plan, frame.tag) {
+        if let (Some(ruling), b'T') = (ruling.filter(|ruling| ruling.masks_rows()), frame.tag) {
             let description =
                 backend::RowDescription::decode(frame.body).map_err(|error| End::Malformed {
                     side: Side::Target,
                     error,
                 })?;
-            let columns = Rc::new(Columns::resolve(&plan, &description).map_err(|_| End::Unmaskable)?);
+            let columns = Rc::new(Columns::resolve(&ruling, &description).map_err(|_| End::Unmaskable)?);
             match self.tracker.described() {
                 Some(prepared) => *prepared.columns.borrow_mut() = Some(columns),
                 None => {
@@ -373,7 +422,14 @@ impl Core {
             );
         } else if about.as_ref().is_some_and(|ruling| ruling.hides_error_text()) {
             build::error_response(changed, &build::ErrorText::withheld(&fields));
+        } else if let Some(masked) = about
+            .as_ref()
+            .and_then(|ruling| ruling.detection())
+            .and_then(|detection| mask::mask_error(detection, b'E', frame.body))
+        {
+            *changed = masked;
         }
+        self.copy_mask = None;
         let seen = if denial.is_some() { *b"42501" } else { code };
         if let Some(run) = self.tracker.current() {
             run.sqlstate = Some(seen);

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_saphyr::Spanned;
 
-use super::super::schema::ActionSpec;
-use super::Report;
+use super::super::schema::{ActionSpec, DetectSpec};
+use super::{Report, relation_glob};
+use crate::detect::{DetectRule, Detection, Detector, Treatment};
 use crate::mask::{HashKey, MaskAction};
 
 /// Characters that may be kept. More tell who somebody is, whatever the value.
@@ -43,6 +44,52 @@ pub(super) fn compile_action(spec: &Spanned<ActionSpec>, report: &mut Report<'_>
             Some(MaskAction::Hash(HashKey::in_file(&hash.key_file)))
         }
     }
+}
+
+/// Detectors, and what is done with what they find.
+pub(super) fn compile_detect(spec: &DetectSpec, report: &mut Report<'_>) -> Option<DetectRule> {
+    if spec.find.value.is_empty() {
+        report.add(
+            spec.find.referenced.line(),
+            "`find` is empty, so that nothing is ever found",
+            format!(
+                "detectors are: {}",
+                Detector::ALL.map(Detector::as_str).join(", ")
+            ),
+        );
+    }
+    let relations = spec.relations.as_ref().map(|written| {
+        let line = written.referenced.line();
+        if written.value.is_empty() {
+            report.add(
+                line,
+                "`relations` is empty, so that no value is ever looked at",
+                "leave it out to mean any relation",
+            );
+        }
+        written
+            .value
+            .iter()
+            .filter_map(|name| relation_glob(name, line, report))
+            .collect()
+    });
+    let action = compile_action(&spec.action, report)?;
+    if spec.whole && action == MaskAction::Null {
+        report.add(
+            spec.action.referenced.line(),
+            "`whole` says nothing here: Null is always for the whole value",
+            "remove `whole`",
+        );
+    }
+    let treatment = Treatment {
+        action,
+        whole: spec.whole,
+    };
+    let all = |detection: Detection, detector: &Detector| detection.with(*detector, treatment);
+    Some(DetectRule {
+        detection: spec.find.value.iter().fold(Detection::default(), all),
+        relations,
+    })
 }
 
 /// Whether a file may hold a key. What is in it isn't read here.

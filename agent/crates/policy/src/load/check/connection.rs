@@ -248,7 +248,8 @@ pub(super) fn compile_connect_as(
 /// What a mask needs of the way to the target.
 pub(super) fn check_masks(resource: &Resource<PolicySpec>, targets: &[Target], report: &mut Report<'_>) {
     let spec = &resource.spec;
-    let Some(mask) = spec.masks.first() else {
+    let mask = spec.masks.first().map(|mask| mask.action.referenced.line());
+    let Some(line) = mask.or_else(|| spec.detect.first().map(|detect| detect.find.referenced.line())) else {
         return;
     };
     for target in targets.iter().filter(|target| {
@@ -258,7 +259,7 @@ pub(super) fn check_masks(resource: &Resource<PolicySpec>, targets: &[Target], r
     }) {
         if target.tls_upstream.mode == UpstreamTlsMode::Prefer {
             report.add(
-                mask.action.referenced.line(),
+                line,
                 format!(
                     "target {:?} has tls.upstream.mode: Prefer, which may be plain text, so that a pod that reads its own wire would see what is masked",
                     target.name.as_str()

@@ -6,7 +6,7 @@ use bailiff_model::TargetName;
 use serde_saphyr::Spanned;
 
 use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
-use super::action::compile_action;
+use super::action::{compile_action, compile_detect};
 use super::connection::{check_masks, compile_connect_as};
 use super::recording::compile_recording;
 use super::rule::{check_reach, compile_rule};
@@ -46,10 +46,10 @@ pub(super) fn compile_policy(
             );
         }
     }
-    if spec.rules.is_empty() && spec.masks.is_empty() && spec.connect_as.is_none() {
+    if spec.rules.is_empty() && spec.masks.is_empty() && spec.detect.is_empty() && spec.connect_as.is_none() {
         report.add(
             line,
-            "the policy has neither rules nor masks nor connectAs, so that it says nothing",
+            "the policy has neither rules nor masks nor detectors nor connectAs, so that it says nothing",
             "add a rule, or remove the policy",
         );
     }
@@ -109,6 +109,11 @@ pub(super) fn compile_policy(
             .collect(),
         rules,
         masks,
+        detect: spec
+            .detect
+            .iter()
+            .filter_map(|detect| compile_detect(detect, report))
+            .collect(),
         recording,
         connect_as,
     }

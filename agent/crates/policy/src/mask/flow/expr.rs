@@ -393,7 +393,9 @@ impl Analysis<'_> {
                 self.strikes += usize::from(text.is_none());
                 Ok(value)
             }
-            (Some(Text::Whole), Flow::Copy(source, _)) if source.plain => Ok(value.flow.into()),
+            (Some(Text::Whole), Flow::Copy(source, action)) if source.plain => {
+                Ok(Flow::Copy(source.as_text(), action).into())
+            }
             (Some(_), flow) => Ok(self.computed(flow, true).into()),
             (None, flow) => Ok(self.computed(flow, false).into()),
         }

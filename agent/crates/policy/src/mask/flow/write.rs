@@ -27,9 +27,6 @@ const HARMLESS: &[&str] = &[
     "VariableShowStmt",
 ];
 
-/// Whether rows of COPY are masked on their way.
-const COPIES_ARE_MASKED: bool = false;
-
 /// Options of EXPLAIN that measure nothing of values.
 const MEASURING_NOTHING: &[&str] = &[
     "buffers",
@@ -171,7 +168,7 @@ impl Analysis<'_> {
             Some(relation) => {
                 let all_of = self.written(relation)?.entries;
                 if names.is_empty() {
-                    all_of
+                    self.stored(relation, all_of)
                 } else {
                     named(&all_of, &names)
                 }
@@ -200,10 +197,20 @@ impl Analysis<'_> {
             self.uses(MaskedUse::Copy, all(&entries));
             return Ok(None);
         }
-        if !COPIES_ARE_MASKED {
-            self.uses(MaskedUse::Copy, all(&entries));
-        }
         Ok(Some(entries))
+    }
+
+    /// The columns of a relation that COPY of it all writes: those that are generated it leaves out.
+    fn stored(&self, node: &Node, entries: Vec<Entry>) -> Vec<Entry> {
+        let schema = Some(node.text("schemaname")).filter(|schema| !schema.is_empty());
+        let Resolved::Found(relation) = self.names.relation(schema, node.text("relname")) else {
+            return entries;
+        };
+        let generated = |entry: &Entry| {
+            let column = entry.name.as_deref().and_then(|name| relation.column(name));
+            column.is_some_and(|column| column.generated.is_some())
+        };
+        entries.into_iter().filter(|entry| !generated(entry)).collect()
     }
 
     pub(super) fn insert(&mut self, node: &Node) -> Result<Vec<Entry>> {

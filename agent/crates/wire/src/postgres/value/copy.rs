@@ -12,7 +12,8 @@ pub enum Layout {
     Text {
         /// Between two columns.
         delimiter: u8,
-        /// What stands for null.
+        /// What stands for null. Where it is another than `\N`, a value may look like it: then nothing is taken for null, since it
+        /// would tell which values do.
         null: Vec<u8>,
     },
     /// Comma-separated values.
@@ -65,6 +66,8 @@ pub struct CopyRows {
     pending: Vec<u8>,
     seen: Seen,
     most: usize,
+    /// How many columns a row has.
+    columns: usize,
     ended: bool,
     plain: Vec<u8>,
     changed: Vec<u8>,
@@ -83,13 +86,14 @@ struct Seen {
 impl CopyRows {
     /// Before the first row. `head` says whether the columns' names come first; `most` bounds a row's length in bytes.
     #[must_use]
-    pub fn new(layout: Layout, head: bool, most: usize) -> Self {
+    pub fn new(layout: Layout, head: bool, columns: usize, most: usize) -> Self {
         Self {
             head: head || layout == Layout::Binary,
             layout,
             pending: Vec::new(),
             seen: Seen::default(),
             most,
+            columns,
             ended: false,
             plain: Vec::new(),
             changed: Vec::new(),
@@ -103,9 +107,13 @@ impl CopyRows {
     }
 
     /// Takes the content of a CopyData message and writes the rows that are whole with it. The closure gets each value that
-    /// isn't null, without quotes and escapes, and its column; `None` leaves it as it came.
+    /// isn't null, without quotes and escapes, and its column; `None` leaves it as it came. What is replaced stands in quotes in CSV:
+    /// whether the value did tells of what was in it.
     ///
     /// Returns how many values were replaced.
+    ///
+    /// # Errors
+    /// What isn't of the layout, a row of other columns than were told, or a row that is too long. Rows before it were written.
     pub fn data(
         &mut self,
         data: &[u8],
@@ -248,17 +256,29 @@ impl CopyRows {
             layout,
             plain,
             changed,
+            columns,
             ..
         } = self;
         match layout {
-            Layout::Binary => binary_row(row, out, changed, value),
+            Layout::Binary => binary_row(row, *columns, out, changed, value),
+            // A row of no columns is an empty line.
+            Layout::Text { .. } | Layout::Csv { .. } if *columns == 0 => {
+                out.extend_from_slice(row);
+                if row == b"\n" { Ok(0) } else { Err(Malformed) }
+            }
             Layout::Text { delimiter, null } => {
                 let line = row.strip_suffix(b"\n").ok_or(Malformed)?;
                 let mut masked = 0;
                 let mut rest = line;
-                for column in 0.. {
+                // No value is written so, since a backslash in one is doubled.
+                let null_is_sure = null == b"\\N";
+                for column in 1.. {
                     let (field, after) = split_text(rest, *delimiter);
-                    if field == null.as_slice() {
+                    if column > *columns || after.is_none() && column < *columns {
+                        return Err(Malformed);
+                    }
+                    let column = column - 1;
+                    if null_is_sure && field == null.as_slice() {
                         out.extend_from_slice(field);
                     } else {
                         let plain = unescape(field, plain);
@@ -298,7 +318,7 @@ impl CopyRows {
                     quote: *quote,
                     escape: *escape,
                 };
-                csv.row(row, out, plain, changed, value)
+                csv.row(row, *columns, out, plain, changed, value)
             }
         }
     }
@@ -376,6 +396,7 @@ impl Csv<'_> {
     fn row(
         &self,
         row: &[u8],
+        columns: usize,
         out: &mut Vec<u8>,
         plain: &mut Vec<u8>,
         changed: &mut Vec<u8>,
@@ -384,8 +405,12 @@ impl Csv<'_> {
         let line = row.strip_suffix(b"\n").ok_or(Malformed)?;
         let mut masked = 0;
         let mut rest = line;
-        for column in 0.. {
+        for column in 1.. {
             let (field, after) = self.field(rest, plain)?;
+            if column > columns || after.is_none() && column < columns {
+                return Err(Malformed);
+            }
+            let column = column - 1;
             let quoted = field.first() == Some(&self.quote);
             if !quoted && field == self.null {
                 out.extend_from_slice(field);
@@ -399,7 +424,7 @@ impl Csv<'_> {
                     }
                     Some(Part::Value) => {
                         masked += 1;
-                        self.put(out, changed, quoted);
+                        self.put(out, changed);
                     }
                 }
             }
@@ -459,13 +484,7 @@ impl Csv<'_> {
         }
     }
 
-    fn put(&self, out: &mut Vec<u8>, value: &[u8], quoted: bool) {
-        let special =
-            |byte: &u8| *byte == self.delimiter || *byte == self.quote || matches!(byte, b'\n' | b'\r');
-        if !quoted && value != self.null && value != b"\\." && !value.iter().any(special) {
-            out.extend_from_slice(value);
-            return;
-        }
+    fn put(&self, out: &mut Vec<u8>, value: &[u8]) {
         out.push(self.quote);
         for byte in value {
             if *byte == self.quote || *byte == self.escape {
@@ -479,6 +498,7 @@ impl Csv<'_> {
 
 fn binary_row(
     row: &[u8],
+    columns: usize,
     out: &mut Vec<u8>,
     changed: &mut Vec<u8>,
     value: &mut impl FnMut(usize, &[u8], &mut Vec<u8>) -> Option<Part>,
@@ -488,7 +508,11 @@ fn binary_row(
     out.extend_from_slice(&count);
     let mut masked = 0;
     // The trailer has a count of -1 and no columns.
-    for column in 0..usize::try_from(i16::from_be_bytes(count)).unwrap_or(0) {
+    let told = usize::try_from(i16::from_be_bytes(count));
+    if told.is_ok_and(|told| told != columns) {
+        return Err(Malformed);
+    }
+    for column in 0..told.unwrap_or(0) {
         let before = rest;
         let current = super::take_value(&mut rest)?;
         let raw = before.get(..before.len() - rest.len()).unwrap_or_default();
