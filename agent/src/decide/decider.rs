@@ -79,6 +79,8 @@ pub(crate) struct Decider {
     shared: Rc<WorkerShared>,
     settings: Settings,
     settings_may_change: bool,
+    client_is_utf8: bool,
+    server_is_utf8: bool,
     parsing: Option<Parsing>,
     standing: Standing,
     /// A changed policy asks for another standing.
@@ -115,6 +117,8 @@ impl Decider {
             shared,
             settings,
             settings_may_change: false,
+            client_is_utf8: false,
+            server_is_utf8: false,
             parsing: None,
             standing,
             outdated: false,
@@ -195,9 +199,13 @@ impl Decider {
             return Lookup::Known(meaning, ruling);
         }
         let exact = self.key.clone().into_boxed_slice();
-        let Ok(sql) = std::str::from_utf8(text) else {
-            // Uncertainty denies: the grammar reads UTF-8 only, and bytes of another encoding can't be told from it.
-            return Lookup::Known(None, self.rule(&None));
+        let sql = match std::str::from_utf8(text) {
+            Ok(sql) => sql.to_owned(),
+            // The grammar reads UTF-8 only. In the encodings that are let through, bytes beyond ASCII are letters for certain, whichever;
+            // a name that has any is unknown.
+            Err(_) if !self.settings.names_are_utf8 => text.iter().copied().map(char::from).collect(),
+            // Uncertainty denies: these bytes are of no encoding that the server has told.
+            Err(_) => return Lookup::Known(None, self.rule(&None)),
         };
         let lifted = lifted.then(|| {
             Self::write_key(&mut self.key, &self.settings, true, &self.scratch);
@@ -205,7 +213,7 @@ impl Decider {
         });
         let (done, outcome) = oneshot::channel();
         let submitted = self.parsers.submit(
-            sql.to_owned(),
+            sql,
             self.settings.clone(),
             Box::new(move |classified| {
                 let _ = done.send(classified); // The session may be gone.
@@ -343,6 +351,21 @@ impl Decider {
                         "this client_encoding can hide a quote from the agent; use UTF8",
                     ));
                 }
+                // Without an encoding of its own a client's bytes are the server's.
+                self.client_is_utf8 = matches!(&*value, "UTF8" | "SQL_ASCII");
+                self.settings.names_are_utf8 = self.client_is_utf8 && self.server_is_utf8;
+            }
+            b"server_encoding" => {
+                self.server_is_utf8 = value == b"UTF8";
+                self.settings.names_are_utf8 = self.client_is_utf8 && self.server_is_utf8;
+            }
+            b"server_version" => {
+                let digits: String = value
+                    .iter()
+                    .map_while(|byte| byte.is_ascii_digit().then_some(char::from(*byte)))
+                    .collect();
+                // Uncertainty denies: what can't be read is older than all that are known.
+                self.settings.server = digits.parse().unwrap_or_default();
             }
             b"standard_conforming_strings" => {
                 self.settings.standard_conforming_strings = value == b"on";
@@ -395,7 +418,12 @@ impl Decider {
 
     fn write_key(key: &mut Vec<u8>, settings: &Settings, lifted: bool, text: &[u8]) {
         key.clear();
-        key.push(u8::from(settings.standard_conforming_strings) | u8::from(lifted) << 1);
+        key.push(
+            u8::from(settings.standard_conforming_strings)
+                | u8::from(lifted) << 1
+                | u8::from(settings.names_are_utf8) << 2,
+        );
+        key.push(u8::try_from(settings.server).unwrap_or(u8::MAX));
         key.extend_from_slice(text);
     }
 

@@ -44,13 +44,23 @@ pub struct Settings {
     /// Whether unqualified names are known to mean what the target's `searchPath` says. Once the session may have moved its
     /// search_path they may mean anything.
     pub search_path_trusted: bool,
+    /// The server's major version. What a newer grammar reads as the server's own, an older server takes for anybody's function.
+    pub server: u32,
+    /// Whether the server surely reads names as this grammar does. In an encoding other than UTF-8 it folds and cuts those with letters
+    /// beyond ASCII in its own way.
+    pub names_are_utf8: bool,
 }
+
+/// The newest version that the grammar knows.
+const NEWEST: u32 = 18;
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             standard_conforming_strings: true,
             search_path_trusted: true,
+            server: NEWEST,
+            names_are_utf8: true,
         }
     }
 }
@@ -188,7 +198,12 @@ pub fn classify(text: &str, settings: &Settings) -> Result<Classified, Unclassif
         // Uncertainty denies: a statement without a tree would do nothing.
         let statement = raw.stmt.as_ref().ok_or(Unclassified::Failed)?;
         let tree = serde_json::to_value(statement).map_err(|_| Unclassified::Failed)?;
-        let walked = walk::statement(&tree);
+        let mut walked = walk::statement(&tree, settings.server);
+        // Uncertainty denies: what the server makes of such a name can't be told.
+        if !settings.names_are_utf8 && tree::has_foreign_name(&tree) {
+            walked.statement.effects = walked.statement.effects.with(SqlEffect::Unknown);
+            walked.lasting = Lasting::ANYTHING;
+        }
         classified.moves = match (std::mem::take(&mut classified.moves), walked.moves) {
             (PathMove::Stays, moves) | (moves, PathMove::Stays) => moves,
             _ => PathMove::Anywhere,

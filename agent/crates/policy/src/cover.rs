@@ -212,9 +212,13 @@ fn is_unseen_code(function: &FunctionRef) -> bool {
     function.schema.is_none() && matches!(function.name.as_str(), "DO" | "EXECUTE")
 }
 
+/// The name that stands for every relation of a schema. A relation that is really called so is held to the same, which is only stricter.
+const ANY: &str = "*";
+
 fn may_match((schema, name): &(Glob, Glob), relation: &RelationRef) -> bool {
     *relation == any_relation()
-        || name.matches(&relation.name) && relation.schema.as_ref().is_none_or(|found| schema.matches(found))
+        || (relation.name == ANY || name.matches(&relation.name))
+            && relation.schema.as_ref().is_none_or(|found| schema.matches(found))
 }
 
 fn surely_matches(globs: &[(Glob, Glob)], relation: &RelationRef, path: &[String]) -> bool {
@@ -229,6 +233,9 @@ fn surely_matches(globs: &[(Glob, Glob)], relation: &RelationRef, path: &[String
             .any(|(schema, name)| schema.is_any() && name.is_any());
     }
     match relation.schema.as_deref() {
+        Some(schema) if relation.name == ANY => {
+            globs.iter().any(|(s, name)| s.matches(schema) && name.is_any())
+        }
         Some(schema) => in_schema(schema),
         None if in_any_schema(globs, &relation.name) => true,
         // pg_catalog is searched before anything else, as long as the path is known.

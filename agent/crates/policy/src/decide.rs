@@ -674,7 +674,7 @@ impl ChainPolicy {
                     let effect = part.effect;
                     let what = match (part.relation, part.function) {
                         (Some(relation), _) if *relation == any_relation() => {
-                            format!("no rule allows {effect} of any relation, which CASCADE may reach")
+                            format!("no rule allows {effect} of any relation, which this may reach")
                         }
                         (Some(relation), _) => format!("no rule allows {effect} of {relation}"),
                         (None, Some(function)) => format!("no rule allows {effect} of {}", function.name),

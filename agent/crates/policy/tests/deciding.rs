@@ -107,6 +107,7 @@ fn allow_rules_together_cover_all_that_a_statement_does() -> Result<()> {
             "SELECT app.refresh(), upper('x'), nextval('q')",
             "BEGIN; SELECT 1; COMMIT",
             "TRUNCATE notes",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA scratch TO r",
             "",
         ],
         &[
@@ -123,7 +124,9 @@ fn allow_rules_together_cover_all_that_a_statement_does() -> Result<()> {
             "CREATE FUNCTION scratch.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
             "CREATE SCHEMA scratch",
             "CREATE ROLE r",
-            "GRANT SELECT ON ALL TABLES IN SCHEMA scratch TO r",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO r",
+            "CREATE SCHEMA scratch CREATE TABLE t (i int)",
+            "ALTER SCHEMA scratch RENAME TO public",
             "DROP TABLE scratch.t CASCADE",
             "TRUNCATE notes CASCADE",
             "SELECT other.refresh()",

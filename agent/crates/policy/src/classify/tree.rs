@@ -12,6 +12,18 @@ pub(super) fn holds_column(value: &Value) -> bool {
     }
 }
 
+/// Whether any text below but a literal's has letters beyond ASCII.
+pub(super) fn has_foreign_name(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !text.is_ascii(),
+        Value::Array(items) => items.iter().any(has_foreign_name),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name != "AConst" && has_foreign_name(value)),
+        _ => false,
+    }
+}
+
 /// A `Node`: an object whose only field is `node`, holding the kind and the body.
 pub(super) fn as_node(fields: &Map<String, Value>) -> Option<(&str, &Value)> {
     if fields.len() != 1 {

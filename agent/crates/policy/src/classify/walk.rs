@@ -1,5 +1,6 @@
 //! The walk over a statement's tree.
 
+mod objects;
 mod statements;
 mod whole;
 
@@ -31,9 +32,12 @@ pub enum PathMove {
     Anywhere,
 }
 
-/// Walks one statement, given as the JSON of its `Node`.
-pub(super) fn statement(tree: &Value) -> Walked {
-    let mut walk = Walk::default();
+/// Walks one statement, given as the JSON of its `Node`, as a server of a major version reads it.
+pub(super) fn statement(tree: &Value, server: u32) -> Walked {
+    let mut walk = Walk {
+        server,
+        ..Walk::default()
+    };
     walk.value(tree);
     walk.found.unlimited = whole::unlimited(tree) && !walk.found.reads.is_empty();
     for list in [&mut walk.found.reads, &mut walk.found.writes] {
@@ -50,10 +54,30 @@ pub(super) fn statement(tree: &Value) -> Walked {
     }
 }
 
+/// What the grammar reads as the server's own since a major version, and an older server as a call of whatever function has that name:
+/// JSON_VALUE, JSON_ARRAY, MERGE_ACTION and their kind.
+fn newer_function(kind: &str) -> Option<u32> {
+    match kind {
+        "JsonObjectConstructor" | "JsonArrayConstructor" | "JsonObjectAgg" | "JsonArrayAgg" => Some(16),
+        "JsonFuncExpr" | "JsonParseExpr" | "JsonScalarExpr" | "JsonSerializeExpr" | "MergeSupportFunc" => {
+            Some(17)
+        }
+        _ => None,
+    }
+}
+
 /// A relation that can't be told: CASCADE reaches what the statement doesn't name. Only a rule for all relations covers it.
 pub(crate) fn any_relation() -> RelationRef {
     RelationRef {
         schema: Some("*".to_owned()),
+        name: "*".to_owned(),
+    }
+}
+
+/// Any relation of a schema, where a statement is about all that are there.
+pub(crate) fn any_relation_of(schema: &str) -> RelationRef {
+    RelationRef {
+        schema: Some(schema.to_owned()),
         name: "*".to_owned(),
     }
 }
@@ -64,6 +88,8 @@ struct Walk {
     moves: PathMove,
     lasting: Lasting,
     by_number: bool,
+    /// The server's major version.
+    server: u32,
     /// Names of CTEs in scope. A relation of such a name, unqualified, is the CTE.
     ctes: Vec<String>,
 }
@@ -198,6 +224,9 @@ impl Walk {
                 }
                 self.merges_whole(fields);
                 self.with_scope(fields, &["relation"]);
+                // What is there already decides what is done.
+                let target = fields.get("relation").and_then(Value::as_object);
+                self.found.reads.extend(target.and_then(as_relation));
             }
             "TruncateStmt" => {
                 self.add(SqlEffect::Truncate);
@@ -246,7 +275,13 @@ impl Walk {
                 self.fields(fields, &["rel"]);
             }
             kind if kind.ends_with("Stmt") => self.other_statement(kind, fields),
-            _ => self.fields(fields, &[]),
+            _ => {
+                if newer_function(kind).is_some_and(|since| self.server < since) {
+                    self.runs("JSON");
+                    self.moves = PathMove::Anywhere;
+                }
+                self.fields(fields, &[]);
+            }
         }
     }
 

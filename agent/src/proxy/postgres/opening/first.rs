@@ -175,6 +175,9 @@ impl SessionWish {
             application: text("application_name").unwrap_or_default(),
             settings: Settings {
                 search_path_trusted: !moves_search_path && !unread_options,
+                // Until the server has told them.
+                server: 0,
+                names_are_utf8: false,
                 ..Settings::default()
             },
             changes_role: startup.may_set("role") || startup.may_set("session_authorization"),

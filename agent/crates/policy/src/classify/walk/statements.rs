@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::super::effects::plain_effects;
 use super::super::lasting::Lasting;
-use super::super::tree::{as_node, as_relation, list, qualified, strings, text};
+use super::super::tree::{as_node, as_relation, list, text};
 use super::{PathMove, Walk, any_relation};
 
 /// Fields that hold the relation which a statement makes, changes or locks.
@@ -53,6 +53,7 @@ impl Walk {
             }
             "NotifyStmt" => self.runs("NOTIFY"),
             "CheckPointStmt" => self.runs("CHECKPOINT"),
+            "CreateSchemaStmt" => return self.makes_schema(fields),
             "CallStmt" => self.moves = PathMove::Anywhere,
             "CreateTableAsStmt" => {
                 self.write(fields.get("into").and_then(|into| into.get("rel")));
@@ -60,6 +61,7 @@ impl Walk {
             }
             _ => {}
         }
+        self.objects(kind, fields);
         if reads_all(kind) {
             return self.fields(fields, &[]);
         }
@@ -124,23 +126,6 @@ impl Walk {
         self.fields(fields, &[]);
     }
 
-    pub(super) fn drop_objects(&mut self, fields: &Map<String, Value>) {
-        self.add(SqlEffect::Drop);
-        // The grammar's ObjectType: foreign table, index, matview, sequence, table, view; policy, rule, trigger of a table.
-        let of_relation = fields.get("remove_type").and_then(Value::as_i64);
-        for object in list(fields, "objects") {
-            let names = strings(object.pointer("/node/List/items"));
-            let named = match of_relation {
-                Some(19 | 21 | 24 | 38 | 42 | 52) => qualified(&names),
-                Some(29 | 36 | 45) => names.split_last().and_then(|(_, table)| qualified(table)),
-                _ => None,
-            };
-            self.found.writes.extend(named);
-        }
-        self.cascade(fields);
-        self.fields(fields, &[]);
-    }
-
     pub(super) fn copy(&mut self, fields: &Map<String, Value>) {
         self.add(SqlEffect::Copy);
         let from = fields.get("is_from").and_then(Value::as_bool).unwrap_or(false);
@@ -183,6 +168,7 @@ impl Walk {
         } else {
             let mut inner = Self {
                 ctes: self.ctes.clone(),
+                server: self.server,
                 ..Self::default()
             };
             inner.fields(fields, &["options"]);
