@@ -18,6 +18,7 @@ mod postgres;
 mod running;
 mod statements;
 mod terminal;
+mod truth;
 mod versions;
 
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub use postgres::Postgres;
 pub use running::Running;
 pub use statements::Statements;
 pub use terminal::{Step, Transcript, on_terminal};
+pub use truth::{Deeds, Witness};
 pub use versions::VERSIONS;
 
 /// Whether a test that needs root can run. Says so where it can't; under CI it has to.
