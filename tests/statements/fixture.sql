@@ -80,3 +80,9 @@ insert into kept values (1, 1), (2, 2);
 insert into periods values (1, '[2020-01-01,2020-02-01)');
 insert into fast values (1);
 refresh materialized view mv;
+
+create table older ("system_user" int);
+create function "json_value"(jsonb, text) returns int language plpgsql as 'begin delete from c; return 1; end';
+create function "json_scalar"(int) returns int language plpgsql as 'begin delete from c; return 1; end';
+create function "json_array"(int, int) returns int language plpgsql as 'begin delete from c; return 1; end';
+create function "merge_action"() returns int language plpgsql as 'begin delete from c; return 1; end';

@@ -364,6 +364,9 @@ impl Walk {
             self.add(SqlEffect::Unknown);
             return self.fields(fields, &["funcname"]);
         };
+        if name.name == "system_user" && self.server < 16 {
+            self.add(SqlEffect::Unknown); // Uncertainty denies: it is a column there, and the tree has none.
+        }
         if name.name == "set_config" {
             self.add(SqlEffect::Set);
             self.moves = PathMove::Anywhere;

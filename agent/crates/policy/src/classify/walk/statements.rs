@@ -10,7 +10,6 @@ use super::{PathMove, Walk, any_relation};
 
 /// Fields that hold the relation which a statement makes, changes or locks.
 const WRITTEN: &[&str] = &[
-    "base_stmt",
     "objects",
     "rel",
     "relation",
@@ -55,6 +54,13 @@ impl Walk {
             "CheckPointStmt" => self.runs("CHECKPOINT"),
             "CreateSchemaStmt" => return self.makes_schema(fields),
             "CallStmt" => self.moves = PathMove::Anywhere,
+            "CreateForeignTableStmt" => {
+                if let Some(base) = fields.get("base_stmt").and_then(Value::as_object) {
+                    self.write(base.get("relation"));
+                    self.fields(base, &["relation"]);
+                }
+                return self.fields(fields, &["base_stmt"]);
+            }
             "CreateTableAsStmt" => {
                 self.write(fields.get("into").and_then(|into| into.get("rel")));
                 return self.fields(fields, &["into"]);
@@ -67,7 +73,6 @@ impl Walk {
         }
         for name in WRITTEN {
             if let Some(value) = fields.get(*name) {
-                // What a foreign table inherits or refers to counts as written too, which is only stricter.
                 self.write_all(value);
             }
         }
