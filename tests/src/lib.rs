@@ -19,6 +19,7 @@ mod running;
 mod statements;
 mod terminal;
 mod truth;
+pub mod types;
 mod versions;
 
 use std::path::PathBuf;

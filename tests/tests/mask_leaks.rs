@@ -9,19 +9,20 @@ use bailiff_tests::{ALLOW_ALL, Client, Lab, Message};
 const CATALOG: &str = "  catalog: { user: postgres }\n";
 
 const MASKS: &str = "  masks:
-    - columns: [public.people.ssn, public.parted.secret]
+    - columns: [public.people.ssn, public.parted.secret, public.wide.ssn]
       with: Redact
     - columns: [public.people.salary]
       with: \"Null\"
 ";
 
 /// What no answer may hold.
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 6] = [
     "123-45-6789",
     "771234",
     "771235",
     "3132332d34352d36373839",
     "part-secret",
+    "wide-secret",
 ];
 
 const SCHEMA: &str = "
@@ -32,6 +33,8 @@ const SCHEMA: &str = "
     create table parted(id int, secret text) partition by list (id);
     create table part1 partition of parted for values in (1);
     insert into parted values (1, 'part-secret');
+    create table wide(ssn text, twice text generated always as (ssn || '!') stored, plain text);
+    insert into wide values ('wide-secret', default, 'w');
     create view v as select id, ssn as shown, salary + 1 as more from people;
     create view vv as select shown as again from v;
     create view whole as select row_to_json(people) as it from people;
@@ -71,6 +74,82 @@ const LEAKS: &[(&str, &[&str])] = &[
     ("a materialised view", &["select old from kept"]),
     ("COPY TO STDOUT", &["copy people to stdout"]),
     ("COPY of a query", &["copy (select shown from v) to stdout"]),
+    ("COPY of columns", &["copy people (salary, ssn) to stdout"]),
+    ("COPY of a partition", &["copy part1 to stdout"]),
+    (
+        "COPY of a table with a generated column",
+        &["copy wide to stdout csv"],
+    ),
+    (
+        "COPY of what a CTE gives",
+        &["copy (with c(x) as (select ssn from people) select x from c) to stdout"],
+    ),
+    (
+        "COPY of RETURNING",
+        &["copy (update people set name = name returning *) to stdout"],
+    ),
+    (
+        "COPY of a whole row",
+        &["copy (select p from people p) to stdout"],
+    ),
+    (
+        "COPY of JSON",
+        &["copy (select row_to_json(p) from people p) to stdout csv"],
+    ),
+    (
+        "COPY of a scalar subquery",
+        &["copy (values ((select ssn from people))) to stdout"],
+    ),
+    ("COPY in CSV", &["copy people to stdout csv header force quote *"]),
+    (
+        "COPY with an odd delimiter",
+        &["copy people (name, ssn) to stdout csv delimiter '-' quote '!' escape '?'"],
+    ),
+    (
+        "COPY with a delimiter that is escaped",
+        &["copy people (id, name, salary) to stdout (delimiter '!')"],
+    ),
+    (
+        "COPY with a null like the value",
+        &["copy people (ssn) to stdout (null '123-45-6789')"],
+    ),
+    (
+        "COPY with a null like the mask",
+        &["copy people (ssn, salary) to stdout (null '[masked]')"],
+    ),
+    (
+        "COPY with a null like the value in CSV",
+        &["copy people (ssn) to stdout csv null '123-45-6789'"],
+    ),
+    (
+        "COPY with names first where there are none",
+        &["copy people (ssn) to stdout (format csv, header 0)"],
+    ),
+    (
+        "COPY in another encoding",
+        &["copy people to stdout (encoding 'latin1')"],
+    ),
+    (
+        "COPY in an encoding that hides delimiters",
+        &["copy people (ssn) to stdout (encoding 'SJIS')"],
+    ),
+    ("COPY in binary", &["copy people to stdout binary"]),
+    ("COPY in the old form", &["copy binary people to stdout"]),
+    (
+        "COPY in two ways",
+        &["copy notes to stdout; copy people to stdout csv"],
+    ),
+    (
+        "COPY of a table that changed",
+        &["alter table people drop column name", "copy people to stdout"],
+    ),
+    (
+        "COPY of a view that changed",
+        &[
+            "create or replace view v as select id, ssn || '' as shown, salary + 1 as more from people",
+            "copy (select * from v) to stdout",
+        ],
+    ),
     ("a failed cast", &["select ssn::int from people"]),
     (
         "a failed cast of a hidden value",
