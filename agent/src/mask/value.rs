@@ -15,6 +15,9 @@ const CUT: &[u8] = b"****";
 /// Arrays, rows and JSON inside of each other. What is deeper becomes null.
 const MOST_DEPTH: u8 = 16;
 
+/// The same of those whose type isn't known. Each has two levels: itself and its parts.
+const MOST_UNKNOWN: u8 = 8;
+
 /// What became of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Done {
@@ -147,7 +150,7 @@ impl Masker<'_, '_> {
             (_, Kind::Text | Kind::Padded | Kind::Xml) => self.text(value, out),
             (Some(Action::Hash(key)), kind) => hash(key, kind, format, value, out),
             (Some(Action::KeepLast(_)), _) => Ok(Done::Null),
-            (None, kind) => self.detect_in(kind, format, value, out),
+            (None, kind) => self.detect_in(kind, format, value, out, depth),
         }
     }
 
@@ -317,6 +320,7 @@ impl Masker<'_, '_> {
         format: Format,
         value: &[u8],
         out: &mut Vec<u8>,
+        depth: u8,
     ) -> Result<Done, Malformed> {
         let Some(detection) = self.treatment.detection else {
             return Ok(Done::Kept);
@@ -325,30 +329,10 @@ impl Masker<'_, '_> {
             Kind::Plain | Kind::Uuid | Kind::Integer { bytes: 2 | 4, .. } => Ok(Done::Kept),
             // A card's number may be kept as a number. No number stands for a part of it.
             Kind::Integer { .. } | Kind::Numeric => {
-                let plain = &mut self.scratch.plain;
-                plain.clear();
-                let text = match (kind, format) {
-                    (_, Format::Text) => value,
-                    (Kind::Numeric, Format::Binary) => {
-                        // NaN and infinities are no numbers to look into.
-                        if number::numeric_text(value, plain).is_err() {
-                            plain.clear();
-                        }
-                        plain
-                    }
-                    _ => {
-                        number::integer_text(value, plain)?;
-                        plain
-                    }
-                };
-                if text.len() < LEAST_NUMBER {
-                    return Ok(Done::Kept);
-                }
-                detection.detectors().find(text, &mut self.scratch.found);
-                Ok(if self.scratch.found.is_empty() {
-                    Done::Kept
-                } else {
+                Ok(if self.finds_in_number(detection, kind, format, value)? {
                     Done::Null
+                } else {
+                    Done::Kept
                 })
             }
             Kind::Bytea => {
@@ -378,13 +362,69 @@ impl Masker<'_, '_> {
             // Uncertainty denies: what may stand in place of a part isn't known, so the whole becomes null.
             _ => {
                 detection.detectors().find(value, &mut self.scratch.found);
-                Ok(if self.scratch.found.is_empty() {
-                    Done::Kept
-                } else {
-                    Done::Null
-                })
+                let found = !self.scratch.found.is_empty()
+                    || format == Format::Binary && self.finds_in_unknown(detection, value, depth);
+                Ok(if found { Done::Null } else { Done::Kept })
             }
         }
+    }
+
+    fn finds_in_number(
+        &mut self,
+        detection: &Detection,
+        kind: Kind,
+        format: Format,
+        value: &[u8],
+    ) -> Result<bool, Malformed> {
+        let plain = &mut self.scratch.plain;
+        plain.clear();
+        let text = match (kind, format) {
+            (_, Format::Text) => value,
+            (Kind::Numeric, Format::Binary) => {
+                // NaN and infinities are no numbers to look into.
+                if number::numeric_text(value, plain).is_err() {
+                    plain.clear();
+                }
+                plain
+            }
+            _ => {
+                number::integer_text(value, plain)?;
+                plain
+            }
+        };
+        if text.len() < LEAST_NUMBER {
+            return Ok(false);
+        }
+        detection.detectors().find(text, &mut self.scratch.found);
+        Ok(!self.scratch.found.is_empty())
+    }
+
+    /// Whether something is found in a binary value of which the type isn't known, as any of those that it may be: a number, or an
+    /// array or row, which tell the types of what is in them.
+    fn finds_in_unknown(&mut self, detection: &Detection, value: &[u8], depth: u8) -> bool {
+        let integer = Kind::Integer {
+            bytes: 8,
+            signed: true,
+        };
+        for (kind, may_be) in [(integer, value.len() == 8), (Kind::Numeric, true)] {
+            if may_be
+                && self
+                    .finds_in_number(detection, kind, Format::Binary, value)
+                    .unwrap_or(false)
+            {
+                return true;
+            }
+        }
+        // Uncertainty denies; and each level may be read in two ways.
+        if depth > MOST_UNKNOWN {
+            return true;
+        }
+        let mut sink = Vec::new();
+        [Kind::Array(0), Kind::Record].into_iter().any(|kind| {
+            sink.clear();
+            let done = self.value(kind, Format::Binary, value, &mut sink, depth + 1);
+            done.is_ok_and(|done| done != Done::Kept)
+        })
     }
 }
 
