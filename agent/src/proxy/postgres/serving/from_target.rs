@@ -190,15 +190,19 @@ impl Core {
                 if !self.masks_rows() {
                     return Ok(true);
                 }
-                let described = self
-                    .tracker
-                    .described()
-                    .and_then(|prepared| prepared.columns.borrow().clone());
+                let own = self.tracker.current().and_then(|run| run.columns.clone());
+                let columns = match own {
+                    Some(columns) => columns,
+                    None => {
+                        let described = self.tracker.described();
+                        let told = described.and_then(|prepared| prepared.columns.borrow().clone());
+                        // Uncertainty denies: rows whose columns weren't told can't be masked.
+                        told.ok_or(End::Unmaskable)?
+                    }
+                };
                 let Some(run) = self.tracker.current() else {
                     return Ok(true);
                 };
-                // Uncertainty denies: rows whose columns weren't told can't be masked.
-                let columns = run.columns.clone().or(described).ok_or(End::Unmaskable)?;
                 if columns.masks_nothing() {
                     return Ok(true);
                 }
