@@ -227,7 +227,8 @@ impl Catalogs {
         slots.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// A line for each database in use that isn't masked by its catalog, and why, and for each mask that matches nothing in one.
+    /// A line for each database in use that isn't masked by its catalog, and why, for each target of which none is read though
+    /// there are masks, and for each mask that matches nothing in a database.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let mut lines: Vec<String> = self
@@ -244,6 +245,12 @@ impl Catalogs {
             })
             .collect();
         let policies = self.in_force.load();
+        for target in policies.masked_by_names() {
+            lines.push(format!(
+                "target {}: by names (coarser): it names no role to read catalogs with, by `catalog` or `credential`",
+                target.name
+            ));
+        }
         for slot in self.all() {
             let Some(catalog) = slot.catalog.load_full() else {
                 continue;
@@ -281,6 +288,8 @@ impl Catalogs {
         let set = |gauge: &prometheus::IntGauge, value: usize| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
+        let by_names = self.in_force.load().masked_by_names().count();
+        set(&self.metrics.targets_masked_by_names, by_names);
         set(&self.metrics.catalogs, with);
         set(&self.metrics.catalogs_missing, slots.len() - with);
         set(&self.metrics.catalog_relations, relations);

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub catalogs: IntGauge,
     /// Databases in use whose catalogs can't be had, so that they are masked by names.
     pub catalogs_missing: IntGauge,
+    /// Targets with masks whose definitions don't say how to read catalogs, so that names alone decide.
+    pub targets_masked_by_names: IntGauge,
     /// Relations of all catalogs.
     pub catalog_relations: IntGauge,
     /// Bytes of memory of all catalogs.
@@ -184,6 +186,10 @@ impl Metrics {
             catalogs_missing: gauge(
                 "bailiff_catalogs_missing",
                 "Databases in use whose catalogs can't be had, so that they are masked by names.",
+            )?,
+            targets_masked_by_names: gauge(
+                "bailiff_targets_masked_by_names",
+                "Targets with masks whose definitions don't say how to read catalogs, so that names alone decide.",
             )?,
             catalog_relations: gauge("bailiff_catalog_relations", "Relations of all catalogs.")?,
             catalog_bytes: gauge("bailiff_catalog_bytes", "Bytes of memory of all catalogs.")?,

@@ -121,16 +121,141 @@ fn a_mask_that_matches_no_column_is_said() -> Result<()> {
     Ok(())
 }
 
-/// Without a way to read it nothing is tried, and nothing is said of it.
+/// What a configuration's doctor says of masks.
+fn diagnosis(lab: &Lab) -> Result<String> {
+    let mut doctor = std::process::Command::new(bailiff_tests::bailiff()?);
+    let said = doctor
+        .args(["doctor", "--config"])
+        .arg(lab.enforced.config())
+        .output()?;
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
+/// Without a way to read it nothing is tried, and that masks are coarser for it is said everywhere.
 #[test]
-fn without_a_credential_no_catalog_is_read() -> Result<()> {
-    let Some(lab) = lab(&masks(), "")? else {
+fn without_a_credential_no_catalog_is_read_and_that_is_said() -> Result<()> {
+    const LINE: &str = "[!]masks: target db: by names (coarser)";
+    const FINDING: &str = "target db has masks, and no role to read catalogs with";
+    for (rules, more, told) in [
+        (masks(), "", true),
+        (masks(), CATALOG, false),
+        (ALLOW_ALL.to_owned(), "", false),
+    ] {
+        let Some(lab) = lab(&rules, more)? else {
+            return Ok(());
+        };
+        let agent = lab.start()?;
+        let mut session = lab.session(&agent)?;
+        if rules != ALLOW_ALL {
+            ensure!(session.value("select ssn from people")? != "123-45-6789");
+        }
+        agent.wait_for("the gauges", || {
+            Ok(
+                agent.metric("bailiff_targets_masked_by_names")? == u64::from(told)
+                    && agent.metric("bailiff_catalogs")? == u64::from(!more.is_empty()),
+            )
+        })?;
+        ensure!(agent.metric("bailiff_catalogs_missing")? == 0);
+        let ready = agent.get("/readyz")?;
+        ensure!(
+            ready.contains(LINE) == told && ready.contains("200 OK"),
+            "{ready}"
+        );
+        let found = diagnosis(&lab)?;
+        ensure!(found.contains(FINDING) == told, "{found}");
+    }
+    Ok(())
+}
+
+/// Estimates of rows decide where a rule asks for them, also for those of whom nothing is masked.
+#[test]
+fn rows_are_estimated() -> Result<()> {
+    let rules = format!(
+        "{ALLOW_ALL}    - name: large\n      effects: [read, delete]\n      rows: {{ above: 1000 }}\n      action: Deny\n"
+    );
+    let Some(lab) = lab(&rules, CATALOG)? else {
         return Ok(());
     };
+    lab.server.sql(
+        "create table small as select generate_series(1, 1000) a; create table large as select generate_series(1, 1001) a; analyze",
+    )?;
     let agent = lab.start()?;
-    let mut session = lab.session(&agent)?;
-    ensure!(session.value("select ssn from people")? != "123-45-6789");
-    ensure!(agent.metric("bailiff_catalogs")? == 0 && agent.metric("bailiff_catalogs_missing")? == 0);
+    for (sql, denied) in [
+        ("select count(*) from small", false),
+        ("select count(*) from large", true),
+        ("select count(*) from large where a = 1", false),
+        ("delete from large", true),
+        ("select count(*) from small, large", true),
+    ] {
+        // Each is a session's first statement: it waits for the catalog.
+        let answer = lab.session(&agent)?.ask(sql)?;
+        let refused = answer.iter().find_map(bailiff_tests::Message::sqlstate);
+        ensure!(
+            refused.as_deref() == denied.then_some("42501"),
+            "{sql}: {answer:?}"
+        );
+    }
+    Ok(())
+}
+
+/// A call by number is decided by the name that the catalog has for it.
+#[test]
+fn functions_are_called_by_number() -> Result<()> {
+    let rules = ALLOW_ALL.replace(", execute", "")
+        + "    - name: some\n      effects: [execute]\n      functions: [public.free, public.told]\n      action: Allow\n";
+    let masked = format!("{rules}  masks:\n    - columns: [public.people.ssn]\n      with: Redact\n");
+    for (rules, more, expected) in [
+        (&rules, CATALOG, ["free", "denied", "123-45-6789"]),
+        // What it gives has no columns, so that nothing of it could be masked.
+        (&masked, CATALOG, ["denied", "denied", "denied"]),
+        (&rules, "", ["denied", "denied", "denied"]),
+    ] {
+        let Some(lab) = lab(rules, more)? else {
+            return Ok(());
+        };
+        lab.server.sql(
+            "create function free(int) returns text language sql as $$ select 'free' $$;
+             create function other(int) returns text language sql as $$ select 'other' $$;
+             create function told(int) returns text language sql as $$ select ssn from people where id = $1 $$",
+        )?;
+        let agent = lab.start()?;
+        let mut session = lab.session(&agent)?;
+        for (name, expected) in ["free", "other", "told"].into_iter().zip(expected) {
+            let number: u32 = lab
+                .server
+                .sql(&format!("select '{name}'::regproc::oid"))?
+                .parse()?;
+            let mut body = number.to_be_bytes().to_vec();
+            // One value as text, and the result as text.
+            for part in [
+                &0_u16.to_be_bytes()[..],
+                &1_u16.to_be_bytes(),
+                &1_u32.to_be_bytes(),
+                b"1",
+                &0_u16.to_be_bytes(),
+            ] {
+                body.extend_from_slice(part);
+            }
+            session.send(&bailiff_tests::message(b'F', &body))?;
+            let answer = session.until_ready()?;
+            let gave = answer.iter().find(|message| message.tag == b'V');
+            let gave = gave.map(|message| {
+                String::from_utf8_lossy(message.body.get(4..).unwrap_or_default()).into_owned()
+            });
+            ensure!(
+                gave.as_deref() == (expected != "denied").then_some(expected),
+                "{more} {name}: {answer:?}"
+            );
+        }
+        drop(session);
+        drop(agent);
+        let operations = lab.enforced.operations()?;
+        let named = operations.iter().any(|operation| {
+            let text = operation.pointer("/query_info/query_string");
+            text.and_then(serde_json::Value::as_str) == Some(r#"SELECT "public"."free"($1)"#)
+        });
+        ensure!(named != more.is_empty(), "{operations:#?}");
+    }
     Ok(())
 }
 

@@ -156,10 +156,11 @@ pub(super) fn expressions() -> String {
 
 pub(super) fn functions(version: u32) -> String {
     let body = if version >= 140_000 {
-        "case when l.lanname <> 'sql' then null when p.prosqlbody is null then p.prosrc \
+        "case when l.lanname = 'plpgsql' and p.prorettype = 'trigger'::regtype then p.prosrc \
+         when l.lanname <> 'sql' then null when p.prosqlbody is null then p.prosrc \
          else pg_get_function_sqlbody(p.oid) end, p.prosqlbody is not null"
     } else {
-        "case when l.lanname = 'sql' then p.prosrc end, false"
+        "case when l.lanname = 'sql' or l.lanname = 'plpgsql' and p.prorettype = 'trigger'::regtype then p.prosrc end, false"
     };
     format!(
         "select p.oid, p.proname::text, p.pronamespace, p.prokind, p.proargtypes::oid[], p.proargnames, p.proargmodes, \

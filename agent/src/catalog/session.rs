@@ -1,13 +1,14 @@
 //! A session's view of its database's catalog.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bailiff_model::{OriginalDst, SqlEffect};
+use bailiff_model::{OriginalDst, RelationRef, SqlEffect};
 use bailiff_policy::catalog::{Name, Names, Temporary, path_of, path_of_text};
-use bailiff_policy::{Classified, PathMove, Ruling, Target};
+use bailiff_policy::{Classified, PathMove, Ruling, Target, Touch};
 use bailiff_wire::postgres::startup::Startup;
 
 use super::{Catalogs, InCatalog, Place};
@@ -69,6 +70,8 @@ pub(crate) struct SessionCatalog {
     /// The role may be another than the session's, so that `$user` is, too.
     role_moved: bool,
     temporary: Temporary,
+    /// What it read and wrote while there was no catalog. Relations may run code that changes the session.
+    unseen: HashSet<(RelationRef, Touch)>,
     /// It made or changed something, and its transaction isn't over.
     pending: bool,
     generation: u64,
@@ -96,6 +99,7 @@ impl SessionCatalog {
             path: None,
             role_moved: false,
             temporary: Temporary::default(),
+            unseen: HashSet::new(),
             pending: false,
             generation: 0,
             behind: true,
@@ -155,8 +159,14 @@ impl SessionCatalog {
         if meaning.is_none()
             || *moves == PathMove::Anywhere && (has(SqlEffect::Execute) || has(SqlEffect::Unknown))
         {
-            (self.path, self.temporary, self.pending) = (None, Temporary::Any, true);
-            self.role_moved = true;
+            self.pending = true;
+            self.may_be_anything();
+        }
+        if ruling.changes_session() {
+            self.may_be_anything();
+        }
+        if let (None, Some(meaning)) = (&self.names, meaning) {
+            self.look_up_later(meaning);
         }
         let mentions = |word: &[u8]| {
             text.windows(word.len())
@@ -181,38 +191,28 @@ impl SessionCatalog {
             .any(has)
         {
             self.pending = true;
-            self.made(meaning, has(SqlEffect::Create), mentions(b"temp"));
+            self.temporary = match meaning {
+                Some(meaning) => self.temporary.after(meaning, self.path.is_none()),
+                None => Temporary::Any,
+            };
         }
         before != (self.path.clone(), self.temporary.clone(), self.pending) && self.renew()
     }
 
-    /// Notes what a statement makes or changes that may be temporary.
-    fn made(&mut self, meaning: Option<&Classified>, creates: bool, says_temporary: bool) {
-        let Temporary::Only(names) = &self.temporary else {
-            return;
-        };
-        let statements = || meaning.into_iter().flat_map(Classified::statements);
-        // A view over a temporary relation is temporary; what was renamed goes on being it.
-        let touches_temporary = statements().any(|statement| {
-            let touched = statement.reads.iter().chain(&statement.writes);
-            touched
-                .into_iter()
-                .any(|relation| names.contains(relation.name.as_str()))
-        });
-        if !creates && !touches_temporary {
-            return;
-        }
-        if touches_temporary {
-            self.temporary = Temporary::Any;
-        } else if says_temporary || self.path.is_none() {
-            let mut names: BTreeSet<Name> = names.clone();
-            let written = statements().flat_map(|statement| &statement.writes);
-            names.extend(written.map(|relation| Name::from(relation.name.as_str())));
-            self.temporary = if names.len() > MOST_TEMPORARY {
-                Temporary::Any
-            } else {
-                Temporary::Only(names)
-            };
+    /// Notes that code may have run which can do anything to the session.
+    fn may_be_anything(&mut self) {
+        (self.path, self.temporary) = (None, Temporary::Any);
+        self.role_moved = true;
+    }
+
+    /// Notes what a statement reads and writes, to be looked up when there is a catalog.
+    fn look_up_later(&mut self, meaning: &Classified) {
+        let touched = meaning.touched();
+        self.unseen
+            .extend(touched.map(|(relation, touch)| (relation.clone(), touch)));
+        if self.unseen.len() > MOST_UNSEEN {
+            self.unseen.clear();
+            self.may_be_anything();
         }
     }
 
@@ -267,7 +267,19 @@ impl SessionCatalog {
             Some(_) => {}
         }
         self.start = Some(start);
-        let names = Names::new(catalog, self.path.clone(), self.temporary.clone());
+        let mut names = Names::new(catalog, self.path.clone(), self.temporary.clone());
+        let unseen = std::mem::take(&mut self.unseen);
+        if unseen
+            .iter()
+            .any(|(relation, touch)| names.may_change_session(relation, *touch))
+        {
+            self.may_be_anything();
+            names = Names::new(
+                Arc::clone(names.catalog()),
+                self.path.clone(),
+                self.temporary.clone(),
+            );
+        }
         let same = self.names.as_ref().is_some_and(|before| {
             before.catalog().version() == names.catalog().version()
                 && before.path() == names.path()
@@ -285,8 +297,8 @@ impl Drop for SessionCatalog {
     }
 }
 
-/// Names of temporary relations that are told apart.
-const MOST_TEMPORARY: usize = 256;
+/// Relations that are looked up later.
+const MOST_UNSEEN: usize = 64;
 
 /// A search_path that may be either: what is found in several of its schemas is any of them.
 fn join(one: Option<Vec<Name>>, other: Option<Vec<Name>>) -> Option<Vec<Name>> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bailiff_model::Chain;
+use bailiff_policy::catalog::Oid;
 use bailiff_policy::{
     ChainPolicy, Classified, ConnectAs, ParserPool, Ruling, Settings, Target, Unclassified,
 };
@@ -139,9 +140,14 @@ impl Decider {
 
     /// Whether the next statement has to wait until what the session changed is known, or until somebody else's change is.
     pub(crate) fn waits_for_catalog(&mut self) -> Option<CatalogWait> {
-        if self.catalog.is_none() || !self.policy.masks_in_force() {
+        if self.catalog.is_none() || !self.policy.asks_catalog() {
             return None;
         }
+        self.waits_to_be_told()
+    }
+
+    /// The same for what is decided by nothing but the catalog, whatever the policy.
+    pub(crate) fn waits_to_be_told(&mut self) -> Option<CatalogWait> {
         self.refresh();
         let catalog = self.catalog.as_ref()?;
         if catalog.is_pending() {
@@ -268,6 +274,23 @@ impl Decider {
     pub(crate) fn unknown(&mut self) -> Arc<Ruling> {
         self.refresh();
         self.rule(&None)
+    }
+
+    /// A statement that calls the function of this number, where the catalog tells which one it is.
+    pub(crate) fn call_of(&mut self, function: u32) -> Option<String> {
+        self.refresh();
+        let names = self.catalog.as_ref().and_then(SessionCatalog::names)?;
+        let function = names.catalog().function_by_oid(Oid(function))?;
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let values: Vec<String> = (1..=function.arguments.len())
+            .map(|place| format!("${place}"))
+            .collect();
+        Some(format!(
+            "SELECT {}.{}({})",
+            quoted(&function.schema),
+            quoted(&function.name),
+            values.join(", ")
+        ))
     }
 
     /// What is decided about replication: the connection and its commands.

@@ -5,8 +5,10 @@
 
 mod build;
 mod function;
+mod hidden;
 mod names;
 mod relation;
+mod temporary;
 mod types;
 
 use std::collections::HashMap;
@@ -16,8 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use build::{Builder, CatalogLimits, Schema, SearchPathSetting, TooLarge};
 pub use function::{Cast, Function, FunctionKind, Operator, Volatility};
-pub use names::{Names, Resolved, Temporary};
+pub use names::{Names, Resolved};
 pub use relation::{Column, Dependency, Generated, Relation, RelationKind, Rule, RuleEvent, Trigger};
+pub use temporary::Temporary;
 pub use types::{Type, TypeKind};
 
 use crate::path;
@@ -86,6 +89,7 @@ struct Contents {
     row_types: HashMap<Oid, Oid>,
     paths: Vec<SearchPathSetting>,
     system_path: Option<Name>,
+    hidden: hidden::Hidden,
 }
 
 impl Catalog {
@@ -210,6 +214,24 @@ impl Catalog {
     #[must_use]
     pub fn casts(&self) -> &[Cast] {
         &self.contents.casts
+    }
+
+    /// Whether reading a relation may run code that changes the session's settings, role or temporary relations.
+    #[must_use]
+    pub fn changes_session_when_read(&self, oid: Oid) -> bool {
+        self.contents.hidden.when_read(oid)
+    }
+
+    /// The same of inserting, updating or deleting.
+    #[must_use]
+    pub fn changes_session_when_written(&self, oid: Oid) -> bool {
+        self.contents.hidden.when_written(oid)
+    }
+
+    /// Whether making a value of a type may do so.
+    #[must_use]
+    pub fn changes_session_when_made(&self, r#type: Oid) -> bool {
+        hidden::type_changes(&self.contents, r#type, &mut std::collections::HashSet::new())
     }
 
     /// Whether there is a schema of a name.

@@ -27,7 +27,7 @@ pub(crate) use walk::any_relation;
 
 use std::sync::Arc;
 
-use bailiff_model::{EffectSet, SqlEffect, Statement};
+use bailiff_model::{EffectSet, RelationRef, SqlEffect, Statement};
 
 /// Words, operators and brackets in a text. Each nests the tree by at most one level, and a level was measured to take less
 /// than [`STACK_PER_LEVEL`] of stack.
@@ -128,6 +128,30 @@ impl Classified {
         &self.moves
     }
 
+    /// The relations of all statements, and what is done with each.
+    pub fn touched(&self) -> impl Iterator<Item = (&RelationRef, Touch)> {
+        self.statements.iter().flat_map(|statement| {
+            let any =
+                |effects: &[SqlEffect]| effects.iter().any(|effect| statement.effects.contains(*effect));
+            let rows = [
+                SqlEffect::Insert,
+                SqlEffect::Update,
+                SqlEffect::Delete,
+                SqlEffect::Truncate,
+                SqlEffect::Copy,
+                SqlEffect::Unknown,
+            ];
+            let touch = if any(&rows) {
+                Some(Touch::Written)
+            } else {
+                any(&[SqlEffect::Alter]).then_some(Touch::Altered)
+            };
+            let read = statement.reads.iter().map(|relation| (relation, Touch::Read));
+            let written = statement.writes.iter();
+            read.chain(written.filter_map(move |relation| Some((relation, touch?))))
+        })
+    }
+
     /// The same in a session whose search_path may be anything: a function's bare name may then be anybody's.
     pub(crate) fn distrusted(&self) -> Self {
         let mut all = self.clone();
@@ -158,6 +182,17 @@ impl Classified {
     pub(crate) fn shapes(&self) -> &[Shape] {
         &self.shapes
     }
+}
+
+/// What is done with a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Touch {
+    /// Its rows are read.
+    Read,
+    /// Its rows are changed.
+    Written,
+    /// It is changed itself. What is made or dropped isn't touched by it.
+    Altered,
 }
 
 /// Why it can't be told what a text does.

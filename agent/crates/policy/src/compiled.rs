@@ -287,6 +287,22 @@ impl PolicySet {
             .collect()
     }
 
+    /// Targets for which columns are masked by names alone, since their definitions don't say how to read catalogs.
+    pub fn masked_by_names(&self) -> impl Iterator<Item = &Arc<Target>> {
+        let masked = |target: &Target| {
+            self.policies.iter().any(|policy| {
+                policy.mode == Mode::Enforce
+                    && !policy.masks.is_empty()
+                    && policy
+                        .targets
+                        .as_ref()
+                        .is_none_or(|targets| targets.contains(&target.name))
+            })
+        };
+        let mut targets = self.targets.iter();
+        std::iter::from_fn(move || targets.find(|target| target.catalog_access().is_none() && masked(target)))
+    }
+
     /// How many policies there are.
     #[must_use]
     pub fn policies(&self) -> usize {

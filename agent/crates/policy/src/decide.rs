@@ -49,6 +49,7 @@ pub struct Ruling {
     detection: Option<Arc<Detection>>,
     copy_format: Option<Arc<CopyFormat>>,
     moves_search_path: bool,
+    changes_session: bool,
     lasting: Lasting,
 }
 
@@ -140,6 +141,13 @@ impl Ruling {
         self.moves_search_path
     }
 
+    /// Whether it may run code of which nothing is known, or which relations run by themselves and which changes the session. Told
+    /// where masks are in force and the catalog is known.
+    #[must_use]
+    pub fn changes_session(&self) -> bool {
+        self.changes_session
+    }
+
     /// What of the operation outlives its answer.
     #[must_use]
     pub fn lasting(&self) -> Lasting {
@@ -161,6 +169,7 @@ impl Ruling {
             detection: None,
             copy_format: None,
             moves_search_path: false,
+            changes_session: false,
             lasting: Lasting::default(),
         }))
     }
@@ -246,6 +255,13 @@ impl ChainPolicy {
             .map(|rule| rule.detection)
             .reduce(Detection::join)
             .map(Arc::new)
+    }
+
+    /// Whether the database's catalog decides anything for this chain: masks, or how many rows there are.
+    #[must_use]
+    pub fn asks_catalog(&self) -> bool {
+        let counts = |policy: &Policy| policy.rules.iter().any(|rule| rule.scope.rows_above.is_some());
+        self.masks_in_force() || self.hops.iter().flatten().any(|(policy, _)| counts(policy))
     }
 
     /// Whether a search_path that the server reports is the one that the target's definition names. The user's own schema,
@@ -372,6 +388,8 @@ impl ChainPolicy {
                 }
             }
         }
+        let changes_session = mask_plan.as_ref().is_some_and(|plan| plan.runs_unseen())
+            || self.masks_in_force() && names.is_some_and(|names| mask::changes_session(classified, names));
         let mut ruling = self.ruling(
             judged,
             watched,
@@ -390,6 +408,7 @@ impl ChainPolicy {
                     .any(|statement| rule.touches(statement, around))
             }),
         );
+        ruling.changes_session = changes_session;
         if let CopyOut::As(format) = classified.copy_out() {
             ruling.copy_format = Some(Arc::new(format.clone()));
         }
@@ -541,6 +560,7 @@ impl ChainPolicy {
             detection: None,
             copy_format: None,
             moves_search_path,
+            changes_session: false,
             lasting,
         }
     }

@@ -17,7 +17,9 @@ mod parser;
 mod path;
 mod permit;
 
-pub use classify::{Classified, CopyFormat, CopyLayout, Lasting, PathMove, Settings, Unclassified, classify};
+pub use classify::{
+    Classified, CopyFormat, CopyLayout, Lasting, PathMove, Settings, Touch, Unclassified, classify,
+};
 pub use compiled::{CatalogAccess, Endpoint, PolicySet, Target};
 pub use connection::{
     ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, UpstreamTls, UpstreamTlsMode,

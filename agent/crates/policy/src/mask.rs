@@ -79,6 +79,14 @@ impl MaskPlan {
         }
     }
 
+    /// Whether code runs of which nothing is known.
+    pub(crate) fn runs_unseen(&self) -> bool {
+        match &self.0 {
+            Planned::Names(_) => false,
+            Planned::Catalog(followed) => followed.runs_unseen(),
+        }
+    }
+
     /// Whether values of its result may have to be masked, or have to be held against the numbers of the columns that the
     /// server says they come from.
     #[must_use]
@@ -177,13 +185,23 @@ pub(crate) fn plan(
         Some(names) => {
             let followed = by_catalog::plan(classified, masked, known, names, cache, permits)?;
             // The catalog tells what names stood for before the text. What its statements change holds for those after them.
-            if classified.statements().len() > 1 && changes_names(classified) {
+            let runs = followed.as_ref().is_some_and(MaskPlan::runs_unseen);
+            if classified.statements().len() > 1
+                && (runs || changes_names(classified) || changes_session(classified, names))
+            {
                 return by_name::plan(classified, masked, known);
             }
             Ok(followed)
         }
         None => by_name::plan(classified, masked, known),
     }
+}
+
+/// Whether code that relations run by themselves may change the session.
+pub(crate) fn changes_session(classified: &Classified, names: &Names) -> bool {
+    classified
+        .touched()
+        .any(|(relation, touch)| names.may_change_session(relation, touch))
 }
 
 /// Whether a statement of the text may change what names stand for.

@@ -44,6 +44,17 @@ pub(super) fn check(config: &Path) -> Vec<Finding> {
         .iter()
         .flat_map(|target| of(target, &files))
         .collect();
+    findings.extend(set.masked_by_names().map(|target| {
+        Finding::note(
+            "masks",
+            format!(
+                "target {} has masks, and no role to read catalogs with",
+                target.name
+            ),
+            "masks go by names: views, expressions and relations that aren't in plainRelations are refused",
+            "give the target `catalog`, with a role that needs no right but to connect",
+        )
+    }));
     findings.extend(ends(&files));
     findings
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::hidden::Hidden;
 use super::{
     Cast, Catalog, CatalogVersion, Column, Contents, Dependency, Function, Name, Oid, Operator, Relation,
     Rule, Trigger, Type, TypeKind,
@@ -246,6 +247,7 @@ impl Builder {
             relation.depends.sort_unstable();
             relation.depends.dedup();
         }
+        self.contents.hidden = Hidden::of(&self.contents);
         Catalog {
             version: CatalogVersion::next(),
             contents: Arc::new(self.contents),

@@ -39,7 +39,7 @@ pub struct Function {
     pub settings: bool,
     /// Its own search_path, as written.
     pub search_path: Option<Name>,
-    /// Of language `sql`, its body. Names in it mean what they mean to its caller, or by [`search_path`](Self::search_path),
+    /// Of language `sql`, its body, and of a trigger's function in `plpgsql`. Names in it mean what they mean to its caller, or by [`search_path`](Self::search_path),
     /// unless [`body_is_bound`](Self::body_is_bound).
     pub body: Option<Arc<str>>,
     /// Whether the body was parsed when it was made (`BEGIN ATOMIC`, `RETURN`): then its names outside of `pg_catalog` are

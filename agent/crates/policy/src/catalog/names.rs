@@ -1,9 +1,11 @@
 //! What a session's names stand for.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Catalog, Function, Name, Operator, Relation, Type};
+use bailiff_model::RelationRef;
+
+use super::{Catalog, Function, Name, Operator, Relation, Temporary, Type};
+use crate::classify::{Touch, is_catalog};
 
 /// A catalog, and how one session looks for names in it.
 #[derive(Debug, Clone)]
@@ -12,21 +14,6 @@ pub struct Names {
     /// Schemas in which unqualified names are looked for; `None` where they may be any.
     path: Option<Vec<Name>>,
     temporary: Temporary,
-}
-
-/// What temporary relations a session may have. They come before all others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Temporary {
-    /// None but perhaps these.
-    Only(BTreeSet<Name>),
-    /// Anything may be one.
-    Any,
-}
-
-impl Default for Temporary {
-    fn default() -> Self {
-        Self::Only(BTreeSet::new())
-    }
 }
 
 /// What a name stands for.
@@ -115,6 +102,32 @@ impl Names {
         )
     }
 
+    /// Whether what is done with what a name stands for may run code that changes the session.
+    #[must_use]
+    pub fn may_change_session(&self, relation: &RelationRef, touch: Touch) -> bool {
+        // The session made it by a statement that was seen.
+        if relation.schema.is_none()
+            && self.temporary != Temporary::Any
+            && self.temporary.may_be(&relation.name)
+        {
+            return false;
+        }
+        let found = self.relation(relation.schema.as_deref(), &relation.name);
+        let Some(candidates) = found.candidates() else {
+            // Uncertainty denies: it is newer than what is known. What came with the server may be left out there.
+            return touch != Touch::Altered
+                && relation.schema.as_deref() != Some("pg_catalog")
+                && !is_catalog(&relation.name);
+        };
+        candidates.iter().any(|one| {
+            if touch == Touch::Read {
+                self.catalog.changes_session_when_read(one.oid)
+            } else {
+                self.catalog.changes_session_when_written(one.oid)
+            }
+        })
+    }
+
     /// The type of a name. Every relation is one, too.
     #[must_use]
     pub fn type_named(&self, schema: Option<&str>, name: &str) -> Resolved<'_, Type> {
@@ -166,10 +179,8 @@ impl Names {
             return Resolved::among(all().filter(|found| **schema_of(found) == *schema).collect());
         }
         // Uncertainty denies: a temporary one comes first, and what it holds isn't known.
-        match &self.temporary {
-            Temporary::Any => return Resolved::Missing,
-            Temporary::Only(names) if names.contains(name) => return Resolved::Missing,
-            Temporary::Only(_) => {}
+        if self.temporary.may_be(name) {
+            return Resolved::Missing;
         }
         let Some(path) = &self.path else {
             return Resolved::among(all().collect());

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::functions::{acts_alone, is_pure};
 use super::lasting::Lasting;
-use super::tree::{as_node, as_relation, holds_column, is_query, list, qualified, strings};
+use super::tree::{as_node, as_relation, holds_column, is_query, list, qualified, strings, text};
 
 /// What a walk found.
 pub(super) struct Walked {
@@ -162,6 +162,15 @@ impl Walk {
         }
     }
 
+    /// Notes where a change of rows is one of settings, by the server's own rule.
+    fn sets(&mut self, fields: &Map<String, Value>) {
+        let relation = fields.get("relation").and_then(Value::as_object);
+        if relation.is_some_and(|relation| text(relation, "relname") == "pg_settings") {
+            self.add(SqlEffect::Set);
+            self.moves = PathMove::Anywhere;
+        }
+    }
+
     fn write(&mut self, relation: Option<&Value>) {
         if let Some(relation) = relation.and_then(Value::as_object).and_then(as_relation) {
             self.found.writes.push(relation);
@@ -203,6 +212,7 @@ impl Walk {
                     SqlEffect::Delete
                 });
                 self.write(fields.get("relation"));
+                self.sets(fields);
                 self.changes_whole(kind, fields);
                 self.with_scope(fields, &["relation"]);
                 self.returning(fields);

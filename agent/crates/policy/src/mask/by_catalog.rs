@@ -16,6 +16,8 @@ pub(super) struct Followed {
     outputs: Option<Vec<Output>>,
     /// Whether the statement touches anything masked.
     touches: bool,
+    /// Whether it runs code that can't be seen.
+    runs: bool,
     secrets: Arc<Secrets>,
 }
 
@@ -32,6 +34,10 @@ pub(crate) struct Asked<'a> {
 impl Followed {
     pub(super) fn touches(&self) -> bool {
         self.touches
+    }
+
+    pub(super) fn runs_unseen(&self) -> bool {
+        self.runs
     }
 
     pub(super) fn masks_rows(&self) -> bool {
@@ -114,6 +120,7 @@ pub(super) fn plan(
         return Ok(None); // The database has no such column.
     }
     let mut touches = false;
+    let mut runs = false;
     let mut result = None;
     for (place, statement) in classified.statements().iter().enumerate() {
         let compact = classified.compact(place);
@@ -135,6 +142,7 @@ pub(super) fn plan(
             return Err(refused(used, &kinds.join(", "), &secrets, first));
         }
         touches |= found.touches;
+        runs |= found.runs;
         let Some(outputs) = found.outputs else { continue };
         let alone = classified.statements().len() == 1;
         if outputs.iter().any(|output| output.action.is_some()) {
@@ -168,6 +176,7 @@ pub(super) fn plan(
         MaskPlan(Planned::Catalog(Followed {
             outputs: result,
             touches,
+            runs,
             secrets,
         }))
     }))

@@ -223,6 +223,8 @@ pub(crate) struct Found {
     pub(crate) uses: Vec<Used>,
     /// Whether it touches a relation with masked columns, or one behind which there may be some.
     pub(crate) touches: bool,
+    /// Whether code runs that can't be seen.
+    pub(crate) runs: bool,
     /// The columns of the result, where there is one with rows of its own.
     pub(crate) outputs: Option<Vec<Output>>,
 }
@@ -338,6 +340,7 @@ impl<'a> Analysis<'a> {
     /// Notes code that may read anything. What it gives may be anything.
     fn runs_unseen(&mut self, what: String) -> Flow {
         self.found.touches = true;
+        self.found.runs = true;
         self.note(Used {
             kind: MaskedUse::Function,
             source: Source::ANY,

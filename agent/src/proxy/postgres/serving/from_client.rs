@@ -1,5 +1,6 @@
 //! The client's messages: each decided, and only then passed on.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -218,7 +219,8 @@ impl Core {
             self.reached("record_queue");
             return Err(Waiting::Recorder);
         }
-        if self.decider.settings_may_change() {
+        // `standard_conforming_strings` decides what a backslash means, and code that relations run by themselves may change it, too.
+        if self.decider.settings_may_change() || text.contains(&b'\\') {
             if self.tracker.outstanding() > 0 {
                 upstream.flush_server();
                 return Err(Waiting::Answers);
@@ -245,7 +247,12 @@ impl Core {
 
     /// Says why a statement that a mask may concern has to wait until it is known what names stand for.
     fn waits_for_catalog(&mut self, upstream: &mut Upstream) -> Option<Waiting> {
-        match self.decider.waits_for_catalog()? {
+        let wait = self.decider.waits_for_catalog()?;
+        self.waits(wait, upstream)
+    }
+
+    fn waits(&mut self, wait: CatalogWait, upstream: &mut Upstream) -> Option<Waiting> {
+        match wait {
             // In a transaction that is open the change is the session's alone: masks go by names until it is over.
             CatalogWait::Answers => (self.tracker.outstanding() > 0).then(|| {
                 upstream.flush_server();
@@ -463,26 +470,42 @@ impl Core {
         upstream: &mut Upstream,
         began: Instant,
     ) -> Result<Taken, End> {
-        let (text, meaning, ruling) = match fastpath::called(function) {
-            Some(text) => match self.decide(text, upstream) {
+        let called = match fastpath::called(function) {
+            Some(text) => Some(Cow::Borrowed(text)),
+            None => {
+                if let Some(wait) = self.decider.waits_to_be_told()
+                    && let Some(waiting) = self.waits(wait, upstream)
+                {
+                    self.waiting = waiting;
+                    return Ok(Taken::Wait);
+                }
+                (self.decider.call_of(function)).map(|text| Cow::Owned(text.into_bytes()))
+            }
+        };
+        let (text, meaning, ruling) = match called {
+            Some(text) => match self.decide(&text, upstream) {
                 Ok((meaning, ruling)) => (text, meaning, ruling),
                 Err(waiting) => {
                     self.waiting = waiting;
                     return Ok(Taken::Wait);
                 }
             },
-            // The message names its function by number only, so that nothing is known of it.
-            None => (&b"(function call message)"[..], None, self.decider.unknown()),
+            // The message names its function by number only: without the catalog nothing is known of it.
+            None => (
+                Cow::Borrowed(&b"(function call message)"[..]),
+                None,
+                self.decider.unknown(),
+            ),
         };
         // Uncertainty denies: its result has no columns that could be masked.
         let ruling = match ruling.mask_plan() {
             Some(_) => self.decider.unknown(),
             None => ruling,
         };
-        let run = Running::new(Text::from(text), Arc::clone(&ruling), began, raw.len()).simple();
+        let run = Running::new(Text::from(&*text), Arc::clone(&ruling), began, raw.len()).simple();
         self.evidence.decided(&run);
         if let Some(permit) = ruling.permit() {
-            self.note(&meaning, &ruling, text);
+            self.note(&meaning, &ruling, &text);
             upstream.forward(permit, raw);
             self.tracker.sent(Expect::FunctionCall(run));
         } else {

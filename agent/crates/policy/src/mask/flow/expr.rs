@@ -420,7 +420,10 @@ impl Analysis<'_> {
                 !function.oid.came_with_server() && !matches!(&*function.language, "c" | "internal")
             }) && found.as_ref().is_none_or(|found| found.oid == cast.to)
         });
-        if unseen {
+        let checked = found
+            .as_ref()
+            .is_some_and(|found| catalog.changes_session_when_made(found.oid));
+        if unseen || checked {
             self.runs_unseen(format!("a cast to {name}"));
         }
         let is_text = found.is_some_and(|found| *found.schema == *"pg_catalog") && TEXTS.contains(&name);

@@ -74,6 +74,10 @@ impl Analysis<'_> {
             return Err(trouble.clone());
         }
         self.found.touches |= expanded.touches;
+        self.found.runs |= expanded
+            .uses
+            .iter()
+            .any(|used| used.kind == super::MaskedUse::Function);
         for used in &expanded.uses {
             self.note(used.clone());
         }
