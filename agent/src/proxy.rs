@@ -2,6 +2,7 @@
 
 mod accept;
 mod busy_poll;
+mod capped;
 pub(crate) mod dial;
 mod end;
 mod leg;

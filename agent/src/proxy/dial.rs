@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
+use super::capped::Capped;
 use super::end::{End, Side};
 use super::limits::Limits;
 use super::tls::{Secret, Snapshot, Wire};
@@ -154,7 +155,7 @@ pub(crate) struct OwnConnection {
     /// Asks.
     pub(crate) client: tokio_postgres::Client,
     /// Carries; it must be polled, and ends with the connection.
-    pub(crate) connection: tokio_postgres::Connection<Wire, tokio_postgres::tls::NoTlsStream>,
+    pub(crate) connection: tokio_postgres::Connection<Capped<Wire>, tokio_postgres::tls::NoTlsStream>,
 }
 
 /// Why the agent has no connection of its own.
@@ -200,9 +201,12 @@ pub(crate) async fn connect_agent(
     if let Some(Secret::Password(password)) = secret {
         config.password(password);
     }
-    let (client, connection) = tokio::time::timeout(within, config.connect_raw(wire, tokio_postgres::NoTls))
-        .await
-        .map_err(|_| OwnError::Way(End::Unreachable(io::ErrorKind::TimedOut.into())))??;
+    let (client, connection) = tokio::time::timeout(
+        within,
+        config.connect_raw(Capped::new(wire), tokio_postgres::NoTls),
+    )
+    .await
+    .map_err(|_| OwnError::Way(End::Unreachable(io::ErrorKind::TimedOut.into())))??;
     Ok(OwnConnection { client, connection })
 }
 
