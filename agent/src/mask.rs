@@ -158,6 +158,12 @@ impl Columns {
     }
 }
 
+/// A text of the server's own without what detectors find in it. `None` where they find nothing.
+pub(crate) fn mask_said(detection: &Detection, text: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    value::mask_text(detection, text, &mut out).then_some(out)
+}
+
 /// Writes an ErrorResponse or NoticeResponse without what detectors find in its texts. `None` where they find nothing.
 pub(crate) fn mask_error(detection: &Detection, tag: u8, body: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();

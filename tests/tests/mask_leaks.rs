@@ -4,7 +4,7 @@
 //! of it may be told, whether the statement is refused or its result is masked.
 
 use anyhow::{Result, ensure};
-use bailiff_tests::{ALLOW_ALL, Client, Lab, Message};
+use bailiff_tests::{ALLOW_ALL, Client, Lab, Message, say};
 
 const CATALOG: &str = "  catalog: { user: postgres }\n";
 
@@ -590,5 +590,70 @@ fn ordinary_statements_pass_and_are_masked() -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "{failed:#?}");
+    Ok(())
+}
+
+/// What is put off until a transaction's end is told about another statement than the one that it is about.
+#[test]
+fn what_is_checked_later_tells_nothing() -> Result<()> {
+    let Some(lab) = lab(&format!("{ALLOW_ALL}{MASKS}"))? else {
+        return Ok(());
+    };
+    lab.server.sql(
+        "create table refs(code text references people(ssn) deferrable initially deferred);
+         insert into refs values ('123-45-6789');
+         create function late() returns trigger language plpgsql as
+             'begin raise notice ''saw %'', old.ssn; return null; end';
+         create constraint trigger says after update on people deferrable initially deferred
+             for each row execute function late()",
+    )?;
+    let agent = lab.start()?;
+    let mut stays = lab.session(&agent)?;
+    stays.value("select 1")?;
+    agent.wait_for("the catalog", || Ok(agent.metric("bailiff_catalogs")? == 1))?;
+    let deletes = "delete from people where id = 1";
+    let updates = "update people set name = 'x' where id = 1";
+    let simple = |statements: &[&str]| {
+        statements
+            .iter()
+            .flat_map(|sql| say::query(sql))
+            .collect::<Vec<u8>>()
+    };
+    let pipeline = |sql: &str| [say::run(sql), say::sync()].concat();
+    for (name, sent, ends) in [
+        ("COMMIT", simple(&["begin", deletes, "commit"]), 3),
+        (
+            "SET CONSTRAINTS",
+            simple(&["begin", deletes, "set constraints all immediate", "rollback"]),
+            4,
+        ),
+        ("Sync", pipeline(deletes), 1),
+        ("a notice at COMMIT", simple(&["begin", updates, "commit"]), 3),
+        ("a notice at Sync", pipeline(updates), 1),
+    ] {
+        let answers = |mut client: Client| -> Result<Vec<Message>> {
+            client.send(&sent)?;
+            let mut all = Vec::new();
+            for _ in 0..ends {
+                all.extend(client.until_ready()?);
+            }
+            Ok(all)
+        };
+        ensure!(shows(&answers(lab.direct()?)?).is_some(), "{name} is no leak");
+        let told = answers(lab.session(&agent)?)?;
+        ensure!(shows(&told).is_none(), "{name}: {told:?}");
+        ensure!(
+            told.iter().any(|message| matches!(message.tag, b'E' | b'N')),
+            "{name}: {told:?}"
+        );
+    }
+    // The next transaction's errors have their own words.
+    let mut session = lab.session(&agent)?;
+    session.ask(updates)?;
+    let answer = session.ask("begin; commit; rollback to savepoint s")?;
+    ensure!(
+        format!("{answer:?}").contains("can only be used in transaction blocks"),
+        "{answer:?}"
+    );
     Ok(())
 }

@@ -335,6 +335,23 @@ fn other_ways_out_are_looked_at_or_closed() -> Result<()> {
             "{sql}: {answer:?}"
         );
     }
+    // What the server says of settings, and other sessions of themselves.
+    client.ask("listen c")?;
+    for sql in [
+        "select set_config('application_name', v, false) from t where id = 1",
+        "select pg_notify('c', 'of ' || v) from t where id = 1",
+    ] {
+        let answer = client.ask(sql)?;
+        let told = answer
+            .iter()
+            .map(|message| String::from_utf8_lossy(&message.body))
+            .collect::<String>();
+        let reports = answer.iter().any(|message| matches!(message.tag, b'S' | b'A'));
+        ensure!(
+            reports && told.contains("[masked]") && !told.contains("corp"),
+            "{sql}: {answer:?}"
+        );
+    }
     // The answer of a function call by its number tells no type.
     let oid: u32 = lab
         .server

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bailiff_model::Chain;
 use bailiff_policy::catalog::Oid;
 use bailiff_policy::{
-    ChainPolicy, Classified, ConnectAs, ParserPool, Ruling, Settings, Target, Unclassified,
+    ChainPolicy, Classified, ConnectAs, Detection, ParserPool, Ruling, Settings, Target, Unclassified,
 };
 use bailiff_wire::sql::{Normal, normalise};
 use foldhash::HashMap;
@@ -359,6 +359,12 @@ impl Decider {
         let denied = kept.denied(self.epoch, |meaning| self.rule(meaning));
         self.kept = kept;
         denied
+    }
+
+    /// What detectors do with what the server says of itself, or of other sessions.
+    pub(crate) fn detection(&mut self) -> Option<Arc<Detection>> {
+        self.refresh();
+        self.policy.detection_anywhere()
     }
 
     /// Takes a setting that the server reports.

@@ -247,6 +247,12 @@ impl ChainPolicy {
         !self.masked.is_empty() || !self.detect.is_empty()
     }
 
+    /// What detectors do with what can't be told to come from anywhere: all of them.
+    #[must_use]
+    pub fn detection_anywhere(&self) -> Option<Arc<Detection>> {
+        self.detection(|_| true)
+    }
+
     /// What detectors do with results of what is found by a question.
     fn detection(&self, is_about: impl Fn(&DetectRule) -> bool) -> Option<Arc<Detection>> {
         self.detect

@@ -46,6 +46,8 @@ pub(crate) struct Core {
     /// Masks the rows of the COPY that is under way.
     copy_mask: Option<Box<CopyMask>>,
     transaction_idle: bool,
+    /// A statement since the last transaction's end touched what is masked. What is checked at this one's end may quote it.
+    touched_masked: bool,
     /// The server has said why it ends the session.
     farewell: bool,
     waiting: Waiting,
@@ -323,6 +325,7 @@ impl Core {
             server_passes: 0,
             copy_mask: None,
             transaction_idle: true,
+            touched_masked: false,
             farewell: false,
             waiting: Waiting::Nothing,
             waiting_since: None,

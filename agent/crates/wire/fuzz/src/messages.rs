@@ -2,7 +2,8 @@
 
 use bailiff_wire::postgres::authentication::Authentication;
 use bailiff_wire::postgres::backend::{
-    CommandComplete, CopyOutResponse, DataRow, ErrorFields, ParameterStatus, ReadyForQuery, RowDescription,
+    CommandComplete, CopyOutResponse, DataRow, ErrorFields, NotificationResponse, ParameterStatus,
+    ReadyForQuery, RowDescription,
 };
 use bailiff_wire::postgres::build::{DataRowWriter, ErrorText, error_response};
 use bailiff_wire::postgres::frontend::{
@@ -110,6 +111,15 @@ pub fn decode_backend(frame: &Frame<'_>) -> Result<(), DecodeError> {
             let status = ParameterStatus::decode(body)?;
             assert_eq!([status.name, b"\0", status.value, b"\0"].concat(), body);
             only_whole(body, |body| ParameterStatus::decode(body).map(drop));
+        }
+        b'A' => {
+            let said = NotificationResponse::decode(body)?;
+            let process = said.process.to_be_bytes();
+            assert_eq!(
+                [&process[..], said.channel, b"\0", said.payload, b"\0"].concat(),
+                body
+            );
+            only_whole(body, |body| NotificationResponse::decode(body).map(drop));
         }
         b'T' => {
             let row = RowDescription::decode(body)?;

@@ -23,6 +23,39 @@ impl<'a> ParameterStatus<'a> {
     }
 }
 
+/// NotificationResponse (B). Debug shows no payload, since it may hold values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NotificationResponse<'a> {
+    /// The process that notifies.
+    pub process: u32,
+    /// The channel.
+    pub channel: &'a [u8],
+    /// What it says.
+    pub payload: &'a [u8],
+}
+
+impl std::fmt::Debug for NotificationResponse<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NotificationResponse({})", self.process)
+    }
+}
+
+impl<'a> NotificationResponse<'a> {
+    /// Reads the body, whole.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut cursor = Cursor::new(b'A', body);
+        let process = cursor.u32()?;
+        let channel = cursor.text()?;
+        let payload = cursor.text()?;
+        cursor.finish()?;
+        Ok(Self {
+            process,
+            channel,
+            payload,
+        })
+    }
+}
+
 /// ReadyForQuery (B).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadyForQuery {

@@ -97,6 +97,23 @@ pub fn backend_key_data(out: &mut Vec<u8>, process: u32, key: &[u8]) {
     });
 }
 
+/// ParameterStatus (B).
+pub fn parameter_status(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    message(out, b'S', |out| {
+        push_text(out, name);
+        push_text(out, value);
+    });
+}
+
+/// NotificationResponse (B).
+pub fn notification_response(out: &mut Vec<u8>, process: u32, channel: &[u8], payload: &[u8]) {
+    message(out, b'A', |out| {
+        out.extend_from_slice(&process.to_be_bytes());
+        push_text(out, channel);
+        push_text(out, payload);
+    });
+}
+
 /// PasswordMessage (F).
 pub fn password(out: &mut Vec<u8>, password: &[u8]) {
     message(out, b'p', |out| push_text(out, password));

@@ -524,6 +524,7 @@ impl Core {
     /// Notes what an operation that is passed on may change for those after it.
     fn note(&mut self, meaning: &Meaning, ruling: &Ruling, text: &[u8]) {
         self.decider.passes(meaning, ruling, text);
+        self.touched_masked |= ruling.hides_error_text();
         let lasting = ruling.lasting();
         if lasting.leaves() {
             self.decider.keep(meaning, ruling);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bailiff_model::SqlEffect;
-use bailiff_policy::Ruling;
+use bailiff_policy::{Detection, Ruling};
 use bailiff_wire::postgres::value::copy::CopyError;
 use bailiff_wire::postgres::{Frame, FrameHeader, backend, build, next_frame};
 
@@ -269,26 +269,36 @@ impl Core {
             b'S' => {
                 let status = backend::ParameterStatus::decode(frame.body).map_err(malformed)?;
                 self.decider.parameter(status.name, status.value)?;
+                // A session may set some of them to any text, and be told that.
+                if let Some(detection) = self.decider.detection()
+                    && let Some(value) = mask::mask_said(&detection, status.value)
+                {
+                    build::parameter_status(changed, status.name, &value);
+                    return Ok(false);
+                }
             }
             b'N' => {
-                let hides = self
-                    .tracker
-                    .current()
-                    .is_some_and(|run| run.ruling.hides_error_text());
-                if hides {
+                let about = self.tracker.current().map(|run| Arc::clone(&run.ruling));
+                if self.hides_text(about.as_deref()) {
                     let notice = backend::ErrorFields::decode(frame.body).map_err(malformed)?;
                     build::notice_response(changed, &build::ErrorText::withheld(&notice));
                     return Ok(false);
                 }
-                let detection = self
-                    .tracker
-                    .current()
-                    .and_then(|run| run.ruling.detection().cloned());
+                let detection = self.detection_about(about.as_deref());
                 if let Some(masked) =
                     detection.and_then(|detection| mask::mask_error(&detection, b'N', frame.body))
                 {
                     *changed = masked;
                     return Ok(false);
+                }
+            }
+            b'A' => {
+                if let Some(detection) = self.decider.detection() {
+                    let said = backend::NotificationResponse::decode(frame.body).map_err(malformed)?;
+                    if let Some(payload) = mask::mask_said(&detection, said.payload) {
+                        build::notification_response(changed, said.process, said.channel, &payload);
+                        return Ok(false);
+                    }
                 }
             }
             b'H' => {
@@ -335,6 +345,20 @@ impl Core {
         Ok(true)
     }
 
+    /// Whether an error's or notice's text may quote what is masked. What was put off until a transaction's end, or until SET
+    /// CONSTRAINTS, is about what came before.
+    fn hides_text(&self, about: Option<&Ruling>) -> bool {
+        about.is_some_and(Ruling::hides_error_text) || self.touched_masked && is_late(about)
+    }
+
+    /// What detectors do with an error's or notice's text.
+    fn detection_about(&mut self, about: Option<&Ruling>) -> Option<Arc<Detection>> {
+        match about {
+            Some(ruling) if !is_late(about) => ruling.detection().cloned(),
+            _ => self.decider.detection(),
+        }
+    }
+
     /// A statement is done, and with it perhaps its transaction: what it changed is then there for all sessions.
     fn completed(&self, ruling: &Ruling) {
         let commits = |effect: &SqlEffect| match effect {
@@ -359,6 +383,7 @@ impl Core {
         if status.is_idle() && self.tracker.outstanding() == 0 {
             self.names.transaction_ended();
             self.decider.transaction_ended();
+            self.touched_masked = false;
         }
         for run in self.tracker.take_ended() {
             self.evidence.finished(&run);
@@ -424,12 +449,11 @@ impl Core {
                 changed,
                 &build::ErrorText::denial(&denial.message, &denial.reason.to_string()),
             );
-        } else if about.as_ref().is_some_and(|ruling| ruling.hides_error_text()) {
+        } else if self.hides_text(about.as_deref()) && !(about.is_none() && fields.is_fatal()) {
             build::error_response(changed, &build::ErrorText::withheld(&fields));
-        } else if let Some(masked) = about
-            .as_ref()
-            .and_then(|ruling| ruling.detection())
-            .and_then(|detection| mask::mask_error(detection, b'E', frame.body))
+        } else if let Some(masked) = self
+            .detection_about(about.as_deref())
+            .and_then(|detection| mask::mask_error(&detection, b'E', frame.body))
         {
             *changed = masked;
         }
@@ -452,4 +476,9 @@ impl Core {
         }
         Ok(changed.is_empty())
     }
+}
+
+/// Whether what the server says then may be about statements before this one.
+fn is_late(about: Option<&Ruling>) -> bool {
+    about.is_none_or(|ruling| ruling.effects().contains(SqlEffect::Transaction))
 }

@@ -241,7 +241,10 @@ fn compile_masked(spec: &RuleSpec, report: &mut Report<'_>) -> Vec<MaskedUse> {
     }
     if let Some(kind) = masked.value.iter().find(|kind| !kind.may_be_allowed()) {
         let (why, mend) = if *kind == MaskedUse::Copy {
-            ("what COPY writes to a file or program isn't masked", "select what is needed instead")
+            (
+                "what COPY writes to a file or program isn't masked",
+                "select what is needed instead",
+            )
         } else {
             (
                 "rows of FETCH and EXECUTE can't be masked",
