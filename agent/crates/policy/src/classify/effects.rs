@@ -8,7 +8,6 @@ pub(super) fn plain_effects(kind: &str) -> Option<EffectSet> {
     let effects: &[SqlEffect] = match kind {
         "AlterCollationStmt"
         | "AlterDatabaseRefreshCollStmt"
-        | "AlterDatabaseSetStmt"
         | "AlterDatabaseStmt"
         | "AlterDomainStmt"
         | "AlterEnumStmt"
@@ -26,7 +25,6 @@ pub(super) fn plain_effects(kind: &str) -> Option<EffectSet> {
         | "AlterSeqStmt"
         | "AlterStatsStmt"
         | "AlterSubscriptionStmt"
-        | "AlterSystemStmt"
         | "AlterTableMoveAllStmt"
         | "AlterTableSpaceOptionsStmt"
         | "AlterTableStmt"
@@ -52,7 +50,8 @@ pub(super) fn plain_effects(kind: &str) -> Option<EffectSet> {
         | "GrantStmt"
         | "ReassignOwnedStmt"
         | "SecLabelStmt" => &[Grant],
-        "AlterOwnerStmt" => &[Alter, Grant],
+        // What is set for others is theirs to have.
+        "AlterDatabaseSetStmt" | "AlterOwnerStmt" | "AlterSystemStmt" => &[Alter, Grant],
         "DropOwnedStmt" => &[Drop, Grant],
         "CompositeTypeStmt"
         | "CreateAmStmt"

@@ -1,5 +1,6 @@
 //! The walk over a statement's tree.
 
+mod code;
 mod objects;
 mod statements;
 mod whole;
@@ -401,6 +402,8 @@ impl Walk {
             && *schema != "pg_catalog"
         {
             self.runs("OPERATOR");
+        } else if let [name] = names.as_slice() {
+            self.bare_operator(name);
         }
     }
 }

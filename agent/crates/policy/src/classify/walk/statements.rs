@@ -40,6 +40,7 @@ impl Walk {
             }
         }
         self.lasts(Lasting::of(kind, fields));
+        self.hangs(kind, fields);
         match kind {
             // What runs may do anything, and set anything.
             "DoStmt" | "ExecuteStmt" | "LoadStmt" => {
