@@ -9,6 +9,8 @@ mod leg;
 mod limits;
 pub(crate) mod live;
 mod postgres;
+mod reactor;
+mod socket;
 pub(crate) mod tls;
 mod upstream;
 pub(crate) mod worker;

@@ -5,11 +5,7 @@
 //! the last event, and lets others have the processor between two questions. The window adapts as KVM's halt polling does: where the
 //! next event came within the longest window, it doubles; where it came later, it halves. An idle worker sleeps.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
-use tokio::task::yield_now;
 
 /// The first window after none.
 const FIRST: Duration = Duration::from_micros(10);
@@ -17,66 +13,37 @@ const FIRST: Duration = Duration::from_micros(10);
 /// One worker's busy polling.
 #[derive(Debug)]
 pub(crate) struct BusyPoll {
-    longest: Duration,
-    /// Grows with every event.
-    events: Cell<u64>,
-    /// Nobody has to say that there was an event: it isn't slept.
-    awake: Cell<bool>,
-    stirred: Notify,
+    window: Window,
+    /// When the last event was.
+    last: Instant,
 }
 
 impl BusyPoll {
     /// Windows of up to `longest`; zero means never.
     pub(crate) fn new(longest: Duration) -> Self {
         Self {
-            longest,
-            events: Cell::new(0),
-            awake: Cell::new(longest.is_zero()),
-            stirred: Notify::new(),
+            window: Window::new(longest),
+            last: Instant::now(),
         }
     }
 
-    /// Says that there was an event for a session.
-    pub(crate) fn event(&self) {
-        self.events.set(self.events.get().wrapping_add(1));
-        if !self.awake.get() {
-            self.stirred.notify_one();
-        }
-    }
-
-    /// Polls whenever that is worth it. Never ends; cancel-safe.
-    pub(crate) async fn run(&self) {
-        if self.longest.is_zero() {
-            return std::future::pending().await;
-        }
-        let mut window = Window::new(self.longest);
-        let mut last = Instant::now();
-        loop {
-            self.awake.set(false);
-            self.stirred.notified().await;
-            self.awake.set(true);
-            window.gap(last.elapsed());
-            last = self.poll(window.now).await;
-        }
-    }
-
-    /// Polls until a window brought nothing, and says when the last event was.
-    async fn poll(&self, window: Duration) -> Instant {
-        let mut seen = self.events.get();
-        let mut last = Instant::now();
-        while !window.is_zero() {
-            // The runtime asks the kernel for events, and serves them, before it comes back here.
-            yield_now().await;
-            let events = self.events.get();
-            if events != seen {
-                seen = events;
-                last = Instant::now();
-            } else if last.elapsed() >= window {
-                break;
-            }
+    /// Whether the kernel is asked once more before the thread sleeps. If so, others had the processor first.
+    pub(crate) fn goes_on(&self, now: Instant) -> bool {
+        let polls = !self.window.now.is_zero() && now.saturating_duration_since(self.last) < self.window.now;
+        if polls {
             std::thread::yield_now();
         }
-        last
+        polls
+    }
+
+    /// Notes what the kernel answered: whether there was an event, and whether the thread slept until then.
+    pub(crate) fn turned(&mut self, now: Instant, event: bool, slept: bool) {
+        if event {
+            if slept {
+                self.window.gap(now.saturating_duration_since(self.last));
+            }
+            self.last = now;
+        }
     }
 }
 
@@ -144,12 +111,22 @@ mod tests {
         );
     }
 
-    #[tokio::test(flavor = "current_thread")]
-    async fn without_a_window_nothing_is_asked_and_nothing_wakes() {
-        let poll = BusyPoll::new(Duration::ZERO);
-        poll.event();
-        let ran = tokio::time::timeout(Duration::from_millis(20), poll.run()).await;
-        assert!(ran.is_err());
-        assert!(poll.awake.get());
+    #[test]
+    fn polling_ends_with_its_window_and_isnt_begun_without_one() {
+        let begin = Instant::now() + us(1_000_000);
+        let mut poll = BusyPoll::new(us(100));
+        assert!(!poll.goes_on(begin));
+        poll.turned(begin, true, true);
+        let next = begin + us(50);
+        poll.turned(next, true, true);
+        assert!(poll.goes_on(next + us(9)) && !poll.goes_on(next + us(10)));
+        // What came while it polled leaves the window as it is, and nothing that comes is no event.
+        poll.turned(next + us(5), true, false);
+        poll.turned(next + us(14), false, false);
+        assert!(poll.goes_on(next + us(14)) && !poll.goes_on(next + us(15)));
+        let mut never = BusyPoll::new(Duration::ZERO);
+        never.turned(begin, true, true);
+        never.turned(begin + us(1), true, true);
+        assert!(!never.goes_on(begin + us(1)));
     }
 }

@@ -11,11 +11,11 @@ use bailiff_wire::postgres::build::SSL_REQUEST;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 
 use super::capped::Capped;
 use super::end::{End, Side};
 use super::limits::Limits;
+use super::socket::Socket;
 use super::tls::{Secret, Snapshot, Wire};
 use crate::attribution::PodEntry;
 
@@ -136,9 +136,9 @@ async fn connect(
         stream.set_nodelay(true)?;
         // The client's end needs none: it is in this kernel, which always knows whether it is there.
         net::keep_alive(&stream, dead_after)?;
-        Ok(stream)
+        Socket::adopt(stream)
     };
-    let stream: TcpStream = tokio::time::timeout_at(until, connecting)
+    let stream = tokio::time::timeout_at(until, connecting)
         .await
         .map_err(|_| timed_out())?
         .map_err(End::Unreachable)?;
@@ -211,7 +211,7 @@ pub(crate) async fn connect_agent(
 }
 
 impl Handshake {
-    async fn begin(&self, mut stream: TcpStream) -> Result<Wire, End> {
+    async fn begin(&self, mut stream: Socket) -> Result<Wire, End> {
         let failed = |error| End::Socket {
             side: Side::Target,
             error,

@@ -13,6 +13,7 @@ use bailiff_model::{RecordingLevel, SessionId};
 use foldhash::HashMap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::reactor::Reactor;
 use crate::record::SessionStart;
 
 /// How long a worker waits for its sessions' answers.
@@ -168,7 +169,7 @@ pub(crate) struct LiveSessions(RefCell<HashMap<SessionId, std::rc::Weak<Live>>>)
 
 impl LiveSessions {
     /// Carries out what is asked of the worker. A list is complete when the channel has no more senders.
-    pub(crate) fn carry_out(&self, order: Order) {
+    pub(crate) fn carry_out(&self, order: Order, reactor: &Reactor) {
         match order {
             Order::List(to) => {
                 let (asked, mut answers) = mpsc::unbounded_channel();
@@ -184,7 +185,7 @@ impl LiveSessions {
                     }
                 }
                 drop(asked);
-                tokio::task::spawn_local(async move {
+                reactor.spawn(async move {
                     // One that is ending meanwhile drops its end, so that nothing is waited for in vain.
                     let all = async {
                         for _ in 0..waited {
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_session_is_called_answers_and_is_gone_with_its_end() {
-        let sessions = Rc::<LiveSessions>::default();
+        let (sessions, reactor) = (Rc::<LiveSessions>::default(), Reactor::enter().unwrap());
         let start = crate::record::tests::start();
         let live = Live::new(&sessions, &start);
         assert!(!live.is_called());
@@ -227,7 +228,7 @@ mod tests {
             at: SystemTime::now(),
         });
         let (answer, mut found) = oneshot::channel();
-        sessions.carry_out(Order::Kill(start.session.clone(), Arc::clone(&killing), answer));
+        sessions.carry_out(Order::Kill(start.session.clone(), Arc::clone(&killing), answer), &reactor);
         let mut end = found.try_recv().unwrap();
         assert!(live.is_called() && end.try_recv().is_err());
         let now = || Now {
@@ -241,7 +242,7 @@ mod tests {
         drop(live);
         assert!(end.try_recv().is_ok());
         let (answer, mut found) = oneshot::channel();
-        sessions.carry_out(Order::Kill(start.session.clone(), killing, answer));
+        sessions.carry_out(Order::Kill(start.session.clone(), killing, answer), &reactor);
         assert!(found.try_recv().is_err(), "a session that is gone was found");
     }
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use bailiff_kernel::Origin;
@@ -23,6 +23,7 @@ use super::limits::Limits;
 use super::live::{Killing, LiveSessions, Order, Seen};
 use super::postgres::Answers;
 use super::postgres::cancel::Cancels;
+use super::reactor::{Reactor, Turn};
 use super::tls::Materials;
 use crate::attribution::Attribution;
 use crate::catalog::Catalogs;
@@ -167,7 +168,6 @@ impl Clock {
 /// What the sessions of one worker share. They take turns on one thread, so there are no locks.
 pub(crate) struct WorkerShared {
     pub(crate) options: WorkersOptions,
-    pub(crate) busy_poll: BusyPoll,
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     pub(crate) answers: RefCell<Answers>,
     pub(crate) classifications: RefCell<ClassificationCache>,
@@ -188,6 +188,8 @@ pub struct Workers {
     threads: Vec<Thread>,
     drain: watch::Sender<DrainPhase>,
     started: Instant,
+    /// The runtime ends when this is dropped.
+    _runtime: oneshot::Sender<()>,
 }
 
 struct Thread {
@@ -205,6 +207,7 @@ impl Workers {
     pub fn start(options: &WorkersOptions, recorder: &Recorder) -> anyhow::Result<Self> {
         let (drain, phase) = watch::channel(DrainPhase::Serving);
         let started = Instant::now();
+        let (runtime, ended) = runtime()?;
         let mut threads = Vec::new();
         for number in 0..options.threads.max(1) {
             // Unbounded in type only: the slots bound how many connections there are.
@@ -221,6 +224,7 @@ impl Workers {
                 stop: Arc::clone(&stop),
                 drain: Drain(phase.clone()),
                 started,
+                runtime: runtime.clone(),
             };
             let join = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
@@ -239,6 +243,7 @@ impl Workers {
             threads,
             drain,
             started,
+            _runtime: ended,
         })
     }
 
@@ -342,6 +347,23 @@ impl Workers {
     }
 }
 
+/// The runtime of all workers, on a thread of its own. It ends when what is returned is dropped.
+fn runtime() -> anyhow::Result<(Handle, oneshot::Sender<()>)> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the workers' runtime")?;
+    let handle = runtime.handle().clone();
+    let (ends, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("timers".to_owned())
+        .spawn(move || {
+            let _ = runtime.block_on(ended);
+        })
+        .context("cannot start the workers' runtime")?;
+    Ok((handle, ends))
+}
+
 /// One worker's thread.
 struct Seat {
     options: WorkersOptions,
@@ -353,31 +375,27 @@ struct Seat {
     stop: Arc<AtomicBool>,
     drain: Drain,
     started: Instant,
+    runtime: Handle,
 }
 
 impl Seat {
     fn run(self) {
-        let runtime = match Builder::new_current_thread()
-            .enable_all()
-            .build_local(LocalOptions::default())
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::error!(%error, "a worker can't start; its heartbeat stays silent and readiness says so");
-                return;
-            }
-        };
-        runtime.block_on(self.serve());
+        // Timers, and sockets while they are being connected, are the runtime's.
+        let runtime = self.runtime.clone();
+        let _entered = runtime.enter();
+        let outcome = Reactor::enter().and_then(|reactor| self.serve(&reactor));
+        if let Err(error) = outcome {
+            tracing::error!(%error, "a worker has ended; its heartbeat stays silent and readiness says so");
+        }
     }
 
-    async fn serve(mut self) {
+    fn serve(mut self, reactor: &Rc<Reactor>) -> std::io::Result<()> {
         let may_hold = self.options.limits.memory / self.options.threads.max(1);
-        let busy_poll = self.options.busy_poll;
+        let mut busy_poll = BusyPoll::new(self.options.busy_poll);
         let shared = Rc::new(WorkerShared {
             frontend_limits: WireLimits::frontend(self.options.limits.decided_message),
             backend_limits: WireLimits::backend(),
             options: self.options,
-            busy_poll: BusyPoll::new(busy_poll),
             answers: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_SIZE].into_boxed_slice()),
             classifications: RefCell::default(),
@@ -388,33 +406,34 @@ impl Seat {
             held: Cell::new(0),
             may_hold,
         });
-        let polling = Rc::clone(&shared);
-        tokio::task::spawn_local(async move { polling.busy_poll.run().await });
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                accepted = self.connections.recv() => {
-                    let Some(accepted) = accepted else { break };
-                    let (shared, sessions) = (Rc::clone(&shared), Arc::clone(&self.sessions));
-                    tokio::task::spawn_local(async move {
-                        super::postgres::serve(shared, accepted).await;
-                        sessions.fetch_sub(1, Ordering::Relaxed);
-                    });
-                }
-                Some(order) = self.ordered.recv() => shared.live.carry_out(order),
-                _ = tick.tick() => {
-                    let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    self.alive.store(millis, Ordering::Relaxed);
-                    shared.clock.set(Clock::now());
-                    shared.recorder.borrow_mut().flush();
-                    if self.stop.load(Ordering::Acquire) {
-                        break;
-                    }
-                }
+        let inbox = (Rc::clone(&shared), self.sessions);
+        let spawner = Rc::clone(reactor);
+        reactor.spawn(async move {
+            while let Some(accepted) = self.connections.recv().await {
+                let (shared, sessions) = (Rc::clone(&inbox.0), Arc::clone(&inbox.1));
+                spawner.spawn(async move {
+                    super::postgres::serve(shared, accepted).await;
+                    sessions.fetch_sub(1, Ordering::Relaxed);
+                });
             }
-        }
+        });
+        let (live, spawner) = (Rc::clone(&shared.live), Rc::clone(reactor));
+        reactor.spawn(async move {
+            while let Some(order) = self.ordered.recv().await {
+                live.carry_out(order, &spawner);
+            }
+        });
+        let outcome = reactor.run(&mut busy_poll, TICK, || {
+            let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.alive.store(millis, Ordering::Relaxed);
+            shared.clock.set(Clock::now());
+            shared.recorder.borrow_mut().flush();
+            match self.stop.load(Ordering::Acquire) {
+                true => Turn::Stop,
+                false => Turn::On,
+            }
+        });
         shared.recorder.borrow_mut().flush();
+        outcome
     }
 }

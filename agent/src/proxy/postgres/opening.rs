@@ -16,7 +16,6 @@ use bailiff_model::{Chain, OriginalDst};
 use bailiff_policy::{ChainPolicy, Denial, DialPermit, Target};
 use bailiff_wire::postgres::build;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use self::authenticating::Authenticating;
@@ -32,6 +31,7 @@ use crate::decide::{Decider, Standing};
 use crate::proxy::dial::{Way, dial};
 use crate::proxy::end::{End, Side};
 use crate::proxy::limits::Limits;
+use crate::proxy::socket::Socket;
 use crate::proxy::tls::{Snapshot, Wire};
 use crate::proxy::worker::{Accepted, Drain, WorkerShared};
 
@@ -106,10 +106,8 @@ impl Opening {
     async fn run(self, client: std::net::TcpStream) -> End {
         let limits = Arc::clone(&self.shared.options.limits);
         let until = Instant::now() + limits.handshake;
-        let client = match client
-            .set_nonblocking(true)
-            .and_then(|()| TcpStream::from_std(client))
-        {
+        let _ = client.set_nodelay(true);
+        let client = match client.set_nonblocking(true).and_then(|()| Socket::new(client)) {
             Ok(client) => client,
             Err(error) => {
                 return End::Socket {
@@ -118,7 +116,6 @@ impl Opening {
                 };
             }
         };
-        let _ = client.set_nodelay(true);
         let drain = self.shared.drain.clone();
         // For the end of a session that somebody ends: what its server runs is cancelled then.
         let (pod, again) = (Arc::clone(&self.pod), self.policy.connect().ok());

@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bailiff_wire::postgres::build;
-use tokio::task::unconstrained;
 
 use super::evidence::SessionEvidence;
 use super::names::Names;
@@ -104,7 +103,7 @@ impl Serving {
     /// Not cancel-safe: dropping it drops what is under way.
     pub(crate) async fn run(mut self) -> (End, Core) {
         let shared = Rc::clone(&self.core.shared);
-        let mut all_end = Box::pin(unconstrained(shared.drain.clone().all_end()));
+        let mut all_end = Box::pin(shared.drain.clone().all_end());
         let mut registered = false;
         let live = Rc::clone(self.core.evidence.live());
         let end = match self.take_up() {
@@ -153,7 +152,6 @@ impl Serving {
 
     /// Does all that can be done now. `Ok` means that everything waits.
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.core.shared.busy_poll.event();
         loop {
             let mut progress = false;
             if self.core.waiting != Waiting::Nothing && self.core.poll_waiting(cx) {

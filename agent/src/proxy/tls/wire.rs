@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, SendFlags};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+use crate::proxy::socket::Socket;
 
 /// What TLS keeps of plain text that it has not sent yet, in bytes: past it the sender waits.
 const BUFFERED: usize = 64 * 1024;
@@ -22,7 +22,7 @@ const MAX_HELLO: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) enum Wire {
     /// As the bytes come.
-    Plain(TcpStream),
+    Plain(Socket),
     /// Through TLS.
     Tls(Box<Tls>),
 }
@@ -30,13 +30,13 @@ pub(crate) enum Wire {
 /// A TLS connection over a socket.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    socket: TcpStream,
+    socket: Socket,
     session: Connection,
 }
 
 /// The server's side of a handshake of which the ClientHello has come.
 pub(crate) struct Hello {
-    socket: TcpStream,
+    socket: Socket,
     accepted: rustls::server::Accepted,
 }
 
@@ -66,7 +66,7 @@ impl Wire {
     ///
     /// Cancelling it ends the connection.
     pub(crate) async fn connect(
-        socket: TcpStream,
+        socket: Socket,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Self> {
@@ -89,9 +89,7 @@ impl Wire {
     /// Takes what it can take now; `WouldBlock` where that is nothing.
     pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => socket.try_io(Interest::WRITABLE, || {
-                Ok(rustix::net::send(&*socket, bytes, SendFlags::NOSIGNAL)?)
-            }),
+            Self::Plain(socket) => socket.try_write(bytes),
             Self::Tls(tls) => tls.try_write(bytes),
         }
     }
@@ -114,35 +112,23 @@ impl Wire {
     }
 }
 
-/// Reads once, by the system call itself: libc's is a cancellation point, which took a tenth of a worker's own time.
-fn receive(socket: &TcpStream, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+fn receive(socket: &Socket, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
     loop {
         ready!(socket.poll_read_ready(cx))?;
-        let unfilled = buffer.initialize_unfilled();
-        let mut got = 0;
-        let outcome = socket.try_io(Interest::READABLE, || {
-            (got, _) = rustix::net::recv(socket, &mut *unfilled, RecvFlags::empty())?;
-            // A short read says that the socket is empty, and an error of this kind that it needn't be asked again before
-            // there is more: a system call less.
-            if got > 0 && got < unfilled.len() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(())
-        });
-        match outcome {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && got == 0 => {}
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-            _ => {
+        match socket.try_read(buffer.initialize_unfilled()) {
+            Ok(got) => {
                 buffer.advance(got);
                 return Poll::Ready(Ok(()));
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
         }
     }
 }
 
 impl Hello {
     /// Reads a ClientHello. `begun` is what was read of it already.
-    pub(crate) async fn read(mut socket: TcpStream, begun: &[u8]) -> io::Result<Self> {
+    pub(crate) async fn read(mut socket: Socket, begun: &[u8]) -> io::Result<Self> {
         let mut acceptor = Acceptor::default();
         let mut rest = begun;
         let mut total = 0;
@@ -206,7 +192,7 @@ impl Hello {
 }
 
 impl Tls {
-    fn new(socket: TcpStream, mut session: Connection) -> Self {
+    fn new(socket: Socket, mut session: Connection) -> Self {
         session.set_buffer_limit(Some(BUFFERED));
         Self { socket, session }
     }
@@ -231,7 +217,7 @@ impl Tls {
         loop {
             ready!(self.socket.poll_read_ready(cx))?;
             let socket = &self.socket;
-            match self.session.read_tls(&mut Socket(socket)) {
+            match self.session.read_tls(&mut Records(socket)) {
                 Ok(0) => return Poll::Ready(Ok(false)),
                 Ok(_) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -240,7 +226,7 @@ impl Tls {
         }
         if let Err(error) = self.session.process_new_packets() {
             // The alert that says what is wrong.
-            let _ = self.session.write_tls(&mut Socket(&self.socket));
+            let _ = self.session.write_tls(&mut Records(&self.socket));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
         }
         Poll::Ready(Ok(true))
@@ -281,7 +267,7 @@ impl Tls {
     /// Writes records until the socket takes no more.
     fn write_now(&mut self) -> io::Result<bool> {
         while self.session.wants_write() {
-            match self.session.write_tls(&mut Socket(&self.socket)) {
+            match self.session.write_tls(&mut Records(&self.socket)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -299,15 +285,15 @@ impl Tls {
 }
 
 /// A socket that doesn't wait, as rustls wants to have it.
-struct Socket<'a>(&'a TcpStream);
+struct Records<'a>(&'a Socket);
 
-impl io::Read for Socket<'_> {
+impl io::Read for Records<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buffer)
     }
 }
 
-impl io::Write for Socket<'_> {
+impl io::Write for Records<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }

@@ -1,0 +1,594 @@
+//! What a worker's thread runs: its tasks, and the kernel's word on their sockets.
+//!
+//! A general runtime lets tasks move between threads, many wait for one socket, and wakes come from anywhere, and a fifth of a
+//! worker's own time went into that. Here a task stays with its thread, a socket has one task, and an event is a bit set and a place in a
+//! queue. Wakes of other threads come through a list and an eventfd. Timers and what else isn't done for each statement are the
+//! runtime's whose context the thread has entered.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use slab::Slab;
+
+use super::busy_poll::BusyPoll;
+
+/// How many events are asked for at once.
+const EVENTS: usize = 256;
+
+/// How often a task may find a socket ready before others have their turn.
+const BUDGET: u32 = 32;
+
+/// The token of the eventfd.
+const WOKEN: u64 = u64::MAX;
+
+/// A socket can be read.
+const READ: u8 = 1;
+/// A socket can be written.
+const WRITE: u8 = 2;
+/// The peer sends no more, or the connection failed: reading says which, for good.
+const ENDED: u8 = 4;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The tasks and sockets of one thread.
+pub(crate) struct Reactor {
+    epoll: OwnedFd,
+    sources: RefCell<Slab<Rc<Source>>>,
+    tasks: RefCell<Slab<Seat>>,
+    /// Tasks to be polled.
+    ready: RefCell<VecDeque<usize>>,
+    /// The task that is polled now.
+    current: Cell<usize>,
+    /// How often it may still find a socket ready.
+    budget: Cell<u32>,
+    abroad: Arc<Abroad>,
+}
+
+struct Seat {
+    /// `None` while it is polled.
+    task: Option<(Task, Waker)>,
+    queued: bool,
+}
+
+/// What other threads see of a reactor.
+#[derive(Debug)]
+struct Abroad {
+    woken: Mutex<Vec<usize>>,
+    /// Whether there is something in `woken`.
+    any: AtomicBool,
+    /// Whether the thread sleeps, so that it has to be told.
+    sleeps: AtomicBool,
+    bell: OwnedFd,
+}
+
+struct TaskWaker {
+    task: usize,
+    abroad: Arc<Abroad>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.abroad.wake(self.task);
+    }
+}
+
+impl Abroad {
+    fn wake(&self, task: usize) {
+        match self.woken.lock() {
+            Ok(mut woken) => woken.push(task),
+            // Nothing that holds it can panic.
+            Err(poisoned) => poisoned.into_inner().push(task),
+        }
+        self.any.store(true, Ordering::SeqCst);
+        if self.sleeps.swap(false, Ordering::SeqCst) {
+            // It can't be full: it is written once for each time that the thread slept, and 2^64 of those don't happen.
+            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+/// Whether a loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It does.
+    On,
+    /// All tasks are dropped.
+    Stop,
+}
+
+impl Reactor {
+    /// Makes one and puts it in force for the calling thread. Fails where there are too many open files.
+    pub(crate) fn enter() -> io::Result<Rc<Self>> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        // Edge-triggered, so that it needs no reading.
+        epoll::add(&epoll, &bell, EventData::new_u64(WOKEN), EventFlags::IN | EventFlags::ET)?;
+        let reactor = Rc::new(Self {
+            epoll,
+            sources: RefCell::default(),
+            tasks: RefCell::default(),
+            ready: RefCell::default(),
+            current: Cell::new(usize::MAX),
+            budget: Cell::new(BUDGET),
+            abroad: Arc::new(Abroad {
+                woken: Mutex::default(),
+                any: AtomicBool::new(false),
+                sleeps: AtomicBool::new(false),
+                bell,
+            }),
+        });
+        CURRENT.set(Some(Rc::clone(&reactor)));
+        Ok(reactor)
+    }
+
+    /// The calling thread's, if it is a worker.
+    pub(crate) fn current() -> Option<Rc<Self>> {
+        CURRENT.with_borrow(Option::clone)
+    }
+
+    /// Adds a task. It is first polled in the loop's next turn, and dropped when it is over, panics, or the loop ends.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let number = entry.key();
+        let waker = Waker::from(Arc::new(TaskWaker {
+            task: number,
+            abroad: Arc::clone(&self.abroad),
+        }));
+        entry.insert(Seat {
+            task: Some((Box::pin(task), waker)),
+            queued: true,
+        });
+        self.ready.borrow_mut().push_back(number);
+    }
+
+    /// Runs the tasks until `tick`, which is called about every `every`, says to stop.
+    pub(crate) fn run(
+        &self,
+        busy_poll: &mut BusyPoll,
+        every: Duration,
+        mut tick: impl FnMut() -> Turn,
+    ) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut now = Instant::now();
+        let mut next_tick = now + every;
+        loop {
+            self.take_woken();
+            let turn = self.ready.borrow().len();
+            for _ in 0..turn {
+                let Some(next) = self.ready.borrow_mut().pop_front() else { break };
+                self.poll(next);
+            }
+            if now >= next_tick {
+                if tick() == Turn::Stop {
+                    break;
+                }
+                next_tick = now + every;
+            }
+            let sleeps = self.ready.borrow().is_empty() && !busy_poll.goes_on(now) && self.may_sleep();
+            let wait = if sleeps {
+                next_tick.saturating_duration_since(now).as_millis().max(1)
+            } else {
+                0
+            };
+            let wait = Timespec {
+                tv_sec: 0,
+                tv_nsec: i64::try_from(wait * 1_000_000).unwrap_or(0).min(999_000_000),
+            };
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.abroad.sleeps.store(false, Ordering::SeqCst);
+            now = Instant::now();
+            let mut any = false;
+            for event in &events {
+                any |= self.happened(event.data.u64(), event.flags);
+            }
+            busy_poll.turned(now, any, sleeps);
+        }
+        // Dropping a task may wake, spawn or drop others.
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+        Ok(())
+    }
+
+    /// Announces that the thread sleeps, unless it was woken.
+    fn may_sleep(&self) -> bool {
+        self.abroad.sleeps.store(true, Ordering::SeqCst);
+        if self.abroad.any.load(Ordering::SeqCst) {
+            self.abroad.sleeps.store(false, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// Queues what others woke.
+    fn take_woken(&self) {
+        if !self.abroad.any.load(Ordering::Relaxed) {
+            return;
+        }
+        self.abroad.any.store(false, Ordering::SeqCst);
+        let woken = match self.abroad.woken.lock() {
+            Ok(mut woken) => std::mem::take(&mut *woken),
+            Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
+        };
+        for task in woken {
+            self.queue(task);
+        }
+    }
+
+    /// A task that is gone, or one that came into its place and has nothing to do, is no harm.
+    fn queue(&self, task: usize) {
+        if let Some(seat) = self.tasks.borrow_mut().get_mut(task)
+            && !std::mem::replace(&mut seat.queued, true)
+        {
+            self.ready.borrow_mut().push_back(task);
+        }
+    }
+
+    /// Notes what the kernel says of a socket. False for what is no socket's.
+    fn happened(&self, token: u64, flags: EventFlags) -> bool {
+        if token == WOKEN {
+            return false;
+        }
+        let source = usize::try_from(token)
+            .ok()
+            .and_then(|token| self.sources.borrow().get(token).map(Rc::clone));
+        let Some(source) = source else { return false };
+        let mut ready = 0;
+        if flags.contains(EventFlags::IN) {
+            ready |= READ;
+        }
+        if flags.contains(EventFlags::OUT) {
+            ready |= WRITE;
+        }
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            ready |= ENDED;
+        }
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            ready |= WRITE;
+        }
+        source.ready.set(source.ready.get() | ready);
+        if source.wanted.get() & ready != 0 {
+            source.wanted.set(0);
+            self.queue(source.task.get());
+        }
+        true
+    }
+
+    fn poll(&self, number: usize) {
+        let Some((mut task, waker)) = self.tasks.borrow_mut().get_mut(number).and_then(|seat| {
+            seat.queued = false;
+            seat.task.take()
+        }) else {
+            return;
+        };
+        self.current.set(number);
+        self.budget.set(BUDGET);
+        let mut cx = Context::from_waker(&waker);
+        let outcome = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut cx)));
+        match outcome {
+            Ok(Poll::Pending) => {
+                if let Some(seat) = self.tasks.borrow_mut().get_mut(number) {
+                    seat.task = Some((task, waker));
+                }
+                return;
+            }
+            Ok(Poll::Ready(())) => {}
+            // One session, and not the worker's others.
+            Err(_) => tracing::error!("a session failed in the agent and was closed; please report what its log says above"),
+        }
+        // What a task holds is dropped before another takes its place.
+        drop(task);
+        self.tasks.borrow_mut().try_remove(number);
+    }
+}
+
+/// What is known of a socket.
+#[derive(Debug)]
+struct Source {
+    /// What can be done without asking.
+    ready: Cell<u8>,
+    /// What its task waits for.
+    wanted: Cell<u8>,
+    task: Cell<usize>,
+}
+
+/// A socket's place in a reactor. Given back when dropped, which must be before the socket is closed.
+pub(crate) struct Registration {
+    reactor: Rc<Reactor>,
+    source: Rc<Source>,
+    token: usize,
+}
+
+impl Registration {
+    /// Registers a socket, which must not block.
+    pub(crate) fn new(reactor: Rc<Reactor>, socket: &impl AsFd) -> io::Result<Self> {
+        let source = Rc::new(Source {
+            // Writing is tried; what can be read, the kernel says at once.
+            ready: Cell::new(WRITE),
+            wanted: Cell::new(0),
+            task: Cell::new(usize::MAX),
+        });
+        let token = reactor.sources.borrow_mut().insert(Rc::clone(&source));
+        let registration = Self {
+            reactor,
+            source,
+            token,
+        };
+        epoll::add(
+            &registration.reactor.epoll,
+            socket,
+            EventData::new_u64(token as u64),
+            EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
+        )?;
+        Ok(registration)
+    }
+
+    /// Forgets a socket that is about to be closed.
+    pub(crate) fn remove(&self, socket: &impl AsFd) {
+        let _ = epoll::delete(&self.reactor.epoll, socket);
+    }
+
+    /// Ready when reading may bring something. Otherwise the task that asks is woken then.
+    pub(crate) fn poll_read_ready(&self) -> Poll<()> {
+        self.poll_ready(READ | ENDED)
+    }
+
+    /// Ready when writing may take something.
+    pub(crate) fn poll_write_ready(&self) -> Poll<()> {
+        self.poll_ready(WRITE)
+    }
+
+    /// Notes that there is nothing to read before the kernel says so.
+    pub(crate) fn is_empty(&self) {
+        self.source.ready.set(self.source.ready.get() & !READ);
+    }
+
+    /// Notes that nothing can be written before the kernel says so.
+    pub(crate) fn is_full(&self) {
+        self.source.ready.set(self.source.ready.get() & !WRITE);
+    }
+
+    fn poll_ready(&self, wanted: u8) -> Poll<()> {
+        let reactor = &self.reactor;
+        if self.source.ready.get() & wanted != 0 {
+            match reactor.budget.get().checked_sub(1) {
+                Some(left) => {
+                    reactor.budget.set(left);
+                    return Poll::Ready(());
+                }
+                None => reactor.queue(reactor.current.get()),
+            }
+        }
+        self.source.task.set(reactor.current.get());
+        self.source.wanted.set(self.source.wanted.get() | wanted);
+        Poll::Pending
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.reactor.sources.borrow_mut().try_remove(self.token);
+    }
+}
+
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registration").field(&self.token).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::proxy::socket::Socket;
+
+    const TICK: Duration = Duration::from_millis(5);
+
+    /// Runs what it is given with a reactor, until it says that it is done.
+    fn with_reactor<T: 'static>(body: impl AsyncFnOnce(Rc<Reactor>) -> T + 'static) -> T {
+        let reactor = Reactor::enter().unwrap();
+        let result = Rc::new(RefCell::new(None));
+        let (kept, inner) = (Rc::clone(&result), Rc::clone(&reactor));
+        reactor.spawn(async move {
+            let outcome = body(inner).await;
+            *kept.borrow_mut() = Some(outcome);
+        });
+        let began = Instant::now();
+        reactor
+            .run(&mut BusyPoll::new(Duration::from_micros(50)), TICK, || {
+                assert!(began.elapsed() < Duration::from_secs(60), "the task isn't over");
+                match result.borrow().is_some() {
+                    true => Turn::Stop,
+                    false => Turn::On,
+                }
+            })
+            .unwrap();
+        result.take().unwrap()
+    }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, peer)
+    }
+
+    #[test]
+    fn a_socket_is_read_to_its_end_in_however_many_pieces() {
+        let (ours, mut peer) = pair();
+        let writer = std::thread::spawn(move || {
+            for piece in 0..50_u8 {
+                peer.write_all(&[piece; 1000]).unwrap();
+                if piece % 10 == 0 {
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            }
+        });
+        let read = with_reactor(async |_| {
+            let mut socket = Socket::new(ours).unwrap();
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        writer.join().unwrap();
+        let expected: Vec<u8> = (0..50_u8).flat_map(|piece| [piece; 1000]).collect();
+        assert!(read == expected);
+    }
+
+    #[test]
+    fn an_end_that_came_with_the_last_bytes_is_seen() {
+        let (ours, mut peer) = pair();
+        peer.write_all(b"last").unwrap();
+        drop(peer);
+        let (first, second) = with_reactor(async |_| {
+            let mut socket = Socket::new(ours).unwrap();
+            let mut buffer = [0; 64];
+            let first = socket.read(&mut buffer).await.unwrap();
+            (first, socket.read(&mut buffer).await.unwrap())
+        });
+        assert_eq!((first, second), (4, 0));
+    }
+
+    #[test]
+    fn a_full_socket_is_written_when_the_peer_reads() {
+        use std::io::Read as _;
+        use tokio::io::AsyncWriteExt as _;
+        let (ours, mut peer) = pair();
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        with_reactor(async |_| {
+            let mut socket = Socket::new(ours).unwrap();
+            socket.write_all(&vec![7; 20 << 20]).await.unwrap();
+            socket.shutdown().await.unwrap();
+        });
+        assert_eq!(reader.join().unwrap(), 20 << 20);
+    }
+
+    #[test]
+    fn other_threads_and_tasks_wake_a_task() {
+        let (to, mut from) = mpsc::unbounded_channel();
+        let sender = std::thread::spawn(move || {
+            for number in 0..1000 {
+                to.send(number).unwrap();
+                if number % 100 == 0 {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        });
+        let sum = with_reactor(async move |reactor| {
+            let (done, is_done) = oneshot::channel();
+            reactor.spawn(async move {
+                let mut sum = 0;
+                while let Some(number) = from.recv().await {
+                    sum += number;
+                }
+                done.send(sum).unwrap();
+            });
+            is_done.await.unwrap()
+        });
+        sender.join().unwrap();
+        assert_eq!(sum, 999 * 1000 / 2);
+    }
+
+    #[test]
+    fn one_that_always_finds_something_lets_others_have_their_turn() {
+        let (ours, mut peer) = pair();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let flood = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) && peer.write_all(&[1; 64 << 10]).is_ok() {}
+        });
+        let turns = with_reactor(async move |reactor| {
+            reactor.spawn(async move {
+                let mut socket = Socket::new(ours).unwrap();
+                // So few at a time that the socket is never empty.
+                let mut buffer = [0; 16];
+                while socket.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+            });
+            let mut turns = 0;
+            for _ in 0..20 {
+                let (done, is_done) = oneshot::channel();
+                reactor.spawn(async move { done.send(()).unwrap() });
+                is_done.await.unwrap();
+                turns += 1;
+            }
+            turns
+        });
+        stop.store(true, Ordering::SeqCst);
+        flood.join().unwrap();
+        assert_eq!(turns, 20);
+    }
+
+    #[test]
+    fn a_task_that_panics_takes_no_other_with_it() {
+        let outcome = with_reactor(async |reactor| {
+            let (done, is_done) = oneshot::channel::<()>();
+            reactor.spawn(async move {
+                let _held = done;
+                panic!("as it should");
+            });
+            is_done.await.is_err()
+        });
+        assert!(outcome);
+    }
+
+    #[test]
+    fn what_sockets_and_tasks_held_is_given_back() {
+        let reactor = Reactor::enter().unwrap();
+        let (ours, _peer) = pair();
+        let held = Rc::new(());
+        let kept = Rc::clone(&held);
+        reactor.spawn(async move {
+            let _kept = kept;
+            let mut socket = Socket::new(ours).unwrap();
+            let _ = socket.read(&mut [0]).await;
+        });
+        let mut ticks = 0;
+        reactor
+            .run(&mut BusyPoll::new(Duration::ZERO), TICK, || {
+                ticks += 1;
+                match ticks == 2 {
+                    true => Turn::Stop,
+                    false => Turn::On,
+                }
+            })
+            .unwrap();
+        assert_eq!(Rc::strong_count(&held), 1);
+        assert!(reactor.sources.borrow().is_empty() && reactor.tasks.borrow().is_empty());
+    }
+}
