@@ -45,9 +45,14 @@ fn format(binary: bool) -> Format {
     if binary { Format::Binary } else { Format::Text }
 }
 
+/// Descriptions up to this length, in bytes, are remembered.
+const REMEMBERED: usize = 4096;
+
 /// How a result's columns are masked.
 #[derive(Debug)]
 pub(crate) struct Columns {
+    /// The description that they were matched with, where it is short: a prepared statement is described at each execution.
+    told: Option<Box<[u8]>>,
     columns: Vec<Column>,
     shapes: Shapes,
     detection: Option<Arc<Detection>>,
@@ -108,10 +113,24 @@ impl Columns {
             })
             .collect();
         Ok(Self {
+            told: None,
             columns,
             shapes,
             detection: ruling.detection().cloned(),
         })
+    }
+
+    /// The same, and remembers by which description, where that isn't long.
+    pub(crate) fn told_by(self, description: &[u8]) -> Self {
+        Self {
+            told: (description.len() <= REMEMBERED).then(|| Box::from(description)),
+            ..self
+        }
+    }
+
+    /// Whether they were matched with this same description.
+    pub(crate) fn are_of(&self, description: &[u8]) -> bool {
+        self.told.as_deref() == Some(description)
     }
 
     /// Whether all rows pass as they come.

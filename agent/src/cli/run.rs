@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// How much disk the record may take, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     record_mib: u64,
-    /// Threads that carry connections; by default half as many as there are processors
+    /// Threads that carry connections; by default half as many as there are processors, or two
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Microseconds that such a thread looks for more work before it sleeps, at most; 0: sleeps at once
@@ -154,9 +154,10 @@ fn enforced(args: &Args) -> Result<ExitCode> {
 }
 
 /// Half of the processors: the programs whose connections are carried need the others, and a worker that serves many connections
-/// finds several of them ready at each wake-up, which costs less than more workers that are each woken for one.
+/// finds several of them ready at each wake-up, which costs less than more workers that are each woken for one. But two, where
+/// there are as many: one alone gets no more than its turn on one processor, while the other may have nothing to do.
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1))
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(processors.get().min(2)))
 }
 
 /// Waits for the command. At SIGTERM the agent drains while the command goes on, and then the command gets the signal.

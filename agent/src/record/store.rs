@@ -43,8 +43,9 @@ const SUFFIX: &str = ".jsonl.zst";
 /// Of files that an agent before version 2 of the record wrote: plain lines.
 const PLAIN: &str = ".jsonl";
 
-/// The lowest level: it makes the record a tenth or less of the text, faster than the disk takes it.
-const LEVEL: i32 = 1;
+/// The first of the fast levels: it makes the record a tenth or less of the text in half the time of level 1, which would make it
+/// a quarter smaller still.
+const LEVEL: i32 = -1;
 
 impl Store {
     /// Begins a new file. The directory and its files are readable by their owner alone.

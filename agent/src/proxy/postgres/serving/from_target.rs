@@ -394,6 +394,8 @@ impl Core {
     fn columns(&mut self, frame: &Frame<'_>) -> Result<bool, End> {
         self.evidence.target_bytes(frame.raw.len());
         let ruling = match self.tracker.described() {
+            // A statement's ruling stays, so the same description means the same.
+            Some(prepared) if prepared.has_columns_of(frame.body) => None,
             Some(prepared) => Some(Arc::clone(&prepared.ruling)),
             None => self.tracker.current().map(|run| Arc::clone(&run.ruling)),
         };
@@ -413,7 +415,8 @@ impl Core {
                     side: Side::Target,
                     error,
                 })?;
-            let columns = Rc::new(Columns::resolve(&ruling, &description).map_err(|_| End::Unmaskable)?);
+            let columns = Columns::resolve(&ruling, &description).map_err(|_| End::Unmaskable)?;
+            let columns = Rc::new(columns.told_by(frame.body));
             match self.tracker.described() {
                 Some(prepared) => *prepared.columns.borrow_mut() = Some(columns),
                 None => {
