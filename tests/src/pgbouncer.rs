@@ -19,11 +19,27 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts one in this mode: `session`, `transaction` or `statement`.
     pub fn start(server: &Postgres, mode: &str) -> Result<Self> {
+        Self::start_asking(server, mode, None)
+    }
+
+    /// The same, which asks this user for this password by SCRAM and lets nobody else in.
+    pub fn start_with_password(server: &Postgres, mode: &str, user: &str, password: &str) -> Result<Self> {
+        Self::start_asking(server, mode, Some((user, password)))
+    }
+
+    fn start_asking(server: &Postgres, mode: &str, asks: Option<(&str, &str)>) -> Result<Self> {
         let address = Postgres::free_address();
         check(Command::new("ip").args(["addr", "add", &format!("{address}/32"), "dev", "lo"]))?;
         let directory = tempfile::Builder::new().prefix("bailiff-pool-").tempdir()?;
         let file = directory.path().join("pgbouncer.ini");
-        std::fs::write(&file, Self::configuration(server, &address, Postgres::PORT, mode))?;
+        let mut configuration = Self::configuration(server, &address, Postgres::PORT, mode);
+        if let Some((user, password)) = asks {
+            let users = directory.path().join("users");
+            std::fs::write(&users, format!("\"{user}\" \"{password}\"\n"))?;
+            let file = format!("auth_type = scram-sha-256\nauth_file = {}", users.display());
+            configuration = configuration.replace("auth_type = any", &file);
+        }
+        std::fs::write(&file, configuration)?;
         check(
             Command::new("chown")
                 .args(["-R", "postgres"])

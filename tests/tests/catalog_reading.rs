@@ -373,3 +373,59 @@ fn a_catalog_that_is_too_large_or_may_not_be_read_is_none() -> Result<()> {
     drop(server);
     Ok(())
 }
+
+/// Tables where the environment doesn't say how many: `BAILIFF_TABLES=10000` is what `ARCHITECTURE.md` tells of.
+const TABLES: usize = 1_000;
+
+/// Memory of this process, in KiB.
+fn resident_kib() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.context("no VmRSS")?.trim().parse()?)
+}
+
+/// Many tables, each with ten columns, a key, an index, a default and a check, and a view over every tenth.
+#[test]
+fn many_tables() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let tables = std::env::var("BAILIFF_TABLES").map_or(Ok(TABLES), |tables| tables.parse())?;
+    let server = Postgres::start_anywhere()?;
+    // Each transaction's locks have to find room.
+    server.restart_with("max_locks_per_transaction", "1024")?;
+    for part in 0..tables.div_ceil(500) {
+        let (from, to) = (part * 500, ((part + 1) * 500).min(tables));
+        server.sql(&format!(
+            "do $$ begin for n in {from}..{} loop
+                execute format('create table many_%s (id bigint primary key, customer_id bigint, created_at timestamptz default now(),
+                    status text check (status <> ''''), amount numeric(12,2), currency char(3), note text, a int, b int, c jsonb)', n);
+                execute format('create index on many_%s (customer_id)', n);
+                if n % 10 = 0 then execute format('create view view_%s as select id, status, amount from many_%s', n, n); end if;
+            end loop; end $$",
+            to - 1
+        ))?;
+    }
+    let (before, began) = (resident_kib()?, std::time::Instant::now());
+    let catalog = reads(&server, "postgres", CatalogLimits::default())??;
+    let (took, after) = (began.elapsed(), resident_kib()?);
+    println!(
+        "{tables} tables: {} relations, {} functions, {} KiB by its own count, {} KiB more in use, read in {took:?}",
+        catalog.relations().len(),
+        catalog.functions().len(),
+        catalog.bytes() / 1024,
+        after.saturating_sub(before)
+    );
+    let named = |prefix: &str| {
+        let own = catalog.relations().filter(|one| *one.schema == *"public");
+        own.filter(|one| one.name.starts_with(prefix)).count()
+    };
+    ensure!(named("many_") == tables && named("view_") == tables.div_ceil(10));
+    let last = relation(&catalog, "public", &format!("many_{}", tables - 1))?;
+    ensure!(
+        last.columns.len() == 10 && last.expressions.len() == 1,
+        "{last:?}"
+    );
+    Ok(())
+}

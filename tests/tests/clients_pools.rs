@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 use bailiff_tests::{
-    ALLOW_ALL, Compared, Enforced, Lab, PgBouncer, Postgres, client_program, policy, target,
+    ALLOW_ALL, Client, Compared, Enforced, Lab, PgBouncer, Postgres, client_program, policy, say, target,
 };
+
+const PASSWORD: &str = "staple-battery-horse";
 
 #[test]
 fn pgbouncer_between_the_agent_and_the_server() -> Result<()> {
@@ -52,5 +54,65 @@ fn pgbouncer_in_the_pod_before_the_agent() -> Result<()> {
     );
     ensure!(same.operations().len() > 500, "{}", same.operations().len());
     ensure!(Postgres::PORT == 5432);
+    Ok(())
+}
+
+/// The pool asks for a password that the pod doesn't have, and hands the server's sessions on from one client to the next.
+#[test]
+fn pgbouncer_behind_with_a_credential() -> Result<()> {
+    let Some(Lab { server, .. }) = Lab::new(ALLOW_ALL, "")? else {
+        return Ok(());
+    };
+    server.sql("create role app login; create table t (a int); grant all on t to app")?;
+    for mode in ["session", "transaction"] {
+        let pool = PgBouncer::start_with_password(&server, mode, "app", PASSWORD)?;
+        let files = tempfile::tempdir()?;
+        let password = files.path().join("password");
+        std::fs::write(&password, format!("{PASSWORD}\n"))?;
+        let more = format!(
+            "  credential: {{ user: app, passwordFile: {} }}\n",
+            password.display()
+        );
+        let enforced = Enforced::with(&[
+            ("target.yaml", &target(pool.address(), &more)),
+            ("policy.yaml", &policy(ALLOW_ALL)),
+        ])?;
+        let agent = enforced.start()?;
+        for round in 0..3 {
+            let mut clients = Vec::new();
+            for _ in 0..4 {
+                let mut client = Client::new(agent.dial(pool.address(), Postgres::PORT)?)?;
+                client.send(&say::startup(&[("user", "nobody"), ("database", "postgres")]))?;
+                let answer = client.until_ready()?;
+                ensure!(
+                    answer.last().is_some_and(|message| message.tag == b'Z')
+                        && answer
+                            .iter()
+                            .all(|message| message.tag != b'R' || message.body == [0; 4]),
+                    "{mode}: {answer:?} {}",
+                    agent.log()
+                );
+                clients.push(client);
+            }
+            for client in &mut clients {
+                client.ask("begin; insert into t values (1); commit")?;
+                ensure!(
+                    client.value("select current_user")? == "postgres",
+                    "{mode} {round}"
+                );
+            }
+        }
+        ensure!(server.sql("with d as (delete from t returning 1) select count(*) from d")? == "12");
+        // Past the agent nobody is let in without it.
+        let mut past = Client::new(std::net::TcpStream::connect((pool.address(), Postgres::PORT))?)?;
+        past.send(&say::startup(&[("user", "app"), ("database", "postgres")]))?;
+        let asked = past
+            .message()?
+            .is_some_and(|message| message.tag == b'R' && message.body != [0; 4]);
+        ensure!(asked, "{mode}");
+        drop(agent);
+        let told = format!("{:?}", enforced.events()?);
+        ensure!(!told.contains(PASSWORD), "{told}");
+    }
     Ok(())
 }

@@ -284,3 +284,42 @@ fn direct_tls_names_the_protocol() -> Result<()> {
     }
     Ok(())
 }
+
+/// Towards servers that know it, without a request before the handshake; those that don't end the connection.
+#[test]
+fn direct_tls_towards_the_database() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    for version in Postgres::versions()? {
+        let (server, database) = (
+            Postgres::start_version(version)?,
+            Authority::new("the database's")?,
+        );
+        server.offer_tls(&database, &[server.address()])?;
+        let more = format!(
+            "  tls: {{ upstream: {{ mode: Verify, caFile: {}, direct: true }} }}\n",
+            database.certificate().display()
+        );
+        let enforced = Enforced::with(&[
+            ("target.yaml", &target(server.address(), &more)),
+            ("policy.yaml", &policy(ALLOW_ALL)),
+        ])?;
+        let agent = enforced.start()?;
+        let mut client = Client::new(agent.dial(server.address(), Postgres::PORT)?)?;
+        client.send(&say::startup(&[("user", "postgres"), ("database", "postgres")]))?;
+        let answer = client.until_ready()?;
+        if version >= 17 {
+            ensure!(
+                answer.last().is_some_and(|message| message.tag == b'Z'),
+                "{version}: {answer:?} {}",
+                agent.log()
+            );
+            ensure!(client.value(ENCRYPTED)? == "t", "{version}");
+        } else {
+            let told = answer.iter().find_map(Message::sqlstate);
+            ensure!(told.as_deref() == Some("08006"), "{version}: {answer:?}");
+        }
+    }
+    Ok(())
+}
