@@ -1016,3 +1016,75 @@ fn what_is_made_first_doesnt_reach_a_table_that_is_denied() -> Result<()> {
 fn other_things_than_rows_arent_reached() -> Result<()> {
     none_gets_round(ONE_TABLE, other_things())
 }
+
+/// Letters beyond ASCII: what the server makes of a name isn't what its bytes seem to say.
+#[test]
+fn names_in_other_encodings_arent_mistaken() -> Result<()> {
+    let long = "é".repeat(40);
+    let rules = format!(
+        "    - name: all
+      effects: [read, insert, update, delete, copy, set, transaction]
+      action: Allow
+    - name: not these
+      effects: [read, insert, update, delete]
+      relations: ['public.{long}', 'public.Ã©']
+      action: Deny
+"
+    );
+    let Some(lab) = Lab::new(&rules, "")? else {
+        return Ok(());
+    };
+    lab.server
+        .sql("create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")?;
+    for (database, name) in [("latin", long.as_str()), ("postgres", "Ã©")] {
+        let stream = TcpStream::connect((lab.server.address(), Postgres::PORT))?;
+        let mut owner = begin(stream, database, &[("client_encoding", "UTF8")])?.context("not let in")?;
+        let made = owner.ask(&format!("create table \"{name}\" (i int)"))?;
+        ensure!(made.iter().any(|message| message.tag == b'C'), "{made:?}");
+    }
+    let agent = lab.start()?;
+    // In LATIN1 the long name has 40 bytes and isn't cut; and two letters of it are one of UTF-8.
+    let long = format!("delete from \"{long}\"");
+    let attacks: [(&str, &[(&str, &str)], &[u8]); 2] = [
+        ("latin", &[("client_encoding", "UTF8")], long.as_bytes()),
+        (
+            "postgres",
+            &[("client_encoding", "LATIN1")],
+            b"delete from \"\xc3\xa9\"",
+        ),
+    ];
+    for (database, parameters, sql) in attacks {
+        let stream = TcpStream::connect((lab.server.address(), Postgres::PORT))?;
+        let mut direct = begin(stream, database, parameters)?.context("not let in")?;
+        direct.send(&say_bytes(sql))?;
+        let heard = direct.until_ready()?;
+        ensure!(
+            heard.iter().any(|message| message.tag == b'C'),
+            "{database}: no evasion: {heard:?}"
+        );
+        let stream = agent.dial(lab.server.address(), Postgres::PORT)?;
+        let mut client = begin(stream, database, parameters)?.context("not let in by the agent")?;
+        client.send(&say_bytes(sql))?;
+        let heard = client.until_ready()?;
+        ensure!(
+            heard.iter().filter_map(Message::sqlstate).eq(["42501"]),
+            "{database}: {heard:?}"
+        );
+        // What has such letters in literals alone is read.
+        let told = client.ask("select 1 where 'é' <> 'e'")?;
+        ensure!(
+            told.iter().any(|message| message.tag == b'D'),
+            "{database}: {told:?}"
+        );
+        if database == "postgres" {
+            client.send(&say_bytes(b"select '\xe9'"))?;
+            let told = client.until_ready()?;
+            ensure!(
+                told.iter()
+                    .any(|message| message.tag == b'D' && message.body.ends_with(b"\xe9")),
+                "{told:?}"
+            );
+        }
+    }
+    Ok(())
+}
