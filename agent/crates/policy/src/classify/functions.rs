@@ -562,7 +562,12 @@ pub(crate) fn acts_alone(schema: Option<&str>, name: &str) -> bool {
 /// Whether a function is known to be pure. An unqualified name counts as the built-in one: `pg_catalog` is searched first
 /// unless the session moved it, which [`Classified::distrusted`](super::Classified) covers.
 pub(crate) fn is_pure(schema: Option<&str>, name: &str) -> bool {
-    matches!(schema, None | Some("pg_catalog")) && PURE.binary_search(&name).is_ok()
+    match schema {
+        None | Some("pg_catalog") => PURE.binary_search(&name).is_ok(),
+        // Helpers of its views, which drivers call for arrays of keys.
+        Some("information_schema") => name.starts_with("_pg_"),
+        Some(_) => false,
+    }
 }
 
 #[cfg(test)]
