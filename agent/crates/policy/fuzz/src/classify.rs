@@ -19,7 +19,7 @@ pub fn classify(bytes: &[u8]) {
     for standard_conforming_strings in [true, false] {
         let settings = Settings {
             standard_conforming_strings,
-            search_path_trusted: true,
+            ..Settings::default()
         };
         if let Ok(found) = ask(text, &settings) {
             what_follows_is_seen(text, &found, &settings);
