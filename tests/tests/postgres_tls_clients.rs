@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ALLOW_ALL, Authority, Enforced, Postgres, can_be_root, check, policy, target};
+use bailiff_tests::{
+    ALLOW_ALL, Authority, Enforced, Postgres, can_be_root, check, harness_program, policy, target,
+};
 
 const MODES: [&str; 6] = [
     "disable",
@@ -25,6 +27,8 @@ const COLUMNS: [(&str, &str, bool, bool); 6] = [
     ("TLS, credential", "scram", true, true),
 ];
 
+const DRIVERS: [&str; 3] = ["libpq", "pgjdbc", "sqlx"];
+
 /// A cell: by driver, `tls.client.mode`, sslmode and column.
 type Cells = BTreeMap<(String, String, String, String), String>;
 
@@ -39,7 +43,10 @@ fn outcome(said: &str) -> &'static str {
         "certificate"
     } else if said.contains("lets only encrypted connections through") {
         "encrypt"
-    } else if said.contains("does not support SSL") {
+    } else if ["SSL", "TLS"]
+        .iter()
+        .any(|name| said.contains(&format!("does not support {name}")))
+    {
         "no TLS"
     } else {
         "?"
@@ -132,7 +139,7 @@ fn each_cell_is_as_the_documentation_says() -> Result<()> {
     let documented = documented()?;
     let rendered = render(&measured);
     ensure!(
-        measured.len() == 2 * 3 * 6 * COLUMNS.len(),
+        measured.len() == DRIVERS.len() * 3 * 6 * COLUMNS.len(),
         "{} cells\n{rendered}",
         measured.len()
     );
@@ -140,7 +147,7 @@ fn each_cell_is_as_the_documentation_says() -> Result<()> {
     Ok(())
 }
 
-/// Runs both clients once for each user and sslmode.
+/// Runs all clients once for each user and sslmode.
 fn connect(
     enforced: &Enforced,
     server: &Postgres,
@@ -154,15 +161,17 @@ fn connect(
             said=$(PGPASSWORD=right psql \"host={address} user=$user dbname=postgres sslmode=$mode sslrootcert={root}\" -XAtqwc 'select 1' 2>&1 | tr '\\n' ' ')
             echo \"libpq|$user|$mode|$said\"
         done; done
-        java -XX:TieredStopAtLevel=1 -cp {}:/usr/share/java/postgresql.jar TlsTable {address} {root} right {users}",
+        java -XX:TieredStopAtLevel=1 -cp {}:/usr/share/java/postgresql.jar TlsTable {address} {root} right {users}
+        PGHOST={address} {} tls-table {root} right {users}",
         MODES.join(" "),
         classes.display(),
+        harness_program("rust-clients")?.display(),
         root = root.display()
     );
     let output = enforced.run(&["sh", "-c", &script])?.output()?;
     let said = String::from_utf8(output.stdout)?;
     ensure!(
-        said.contains("pgjdbc|"),
+        said.contains("pgjdbc|") && said.contains("sqlx|"),
         "{said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
@@ -172,7 +181,7 @@ fn connect(
 /// The tables as they stand in the documentation.
 fn render(cells: &Cells) -> String {
     let mut text = String::new();
-    for driver in ["libpq", "pgjdbc"] {
+    for driver in DRIVERS {
         for client in ["Disabled", "Prefer", "Require"] {
             let heads = COLUMNS.map(|column| column.0).join(" | ");
             text += &format!(
@@ -203,7 +212,11 @@ fn documented() -> Result<Cells> {
     for line in text.lines() {
         let fields: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         match (fields.as_slice(), &head) {
-            ([first, ..], _) if first.starts_with("libpq, ") || first.starts_with("pgjdbc, ") => {
+            ([first, ..], _)
+                if DRIVERS
+                    .iter()
+                    .any(|driver| first.starts_with(&format!("{driver}, "))) =>
+            {
                 let (driver, client) = first.split_once(", ").context("no mode")?;
                 head = Some((driver.to_owned(), client.to_owned()));
             }

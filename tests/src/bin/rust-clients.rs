@@ -4,8 +4,8 @@ use std::pin::pin;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _, future};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolCopyExt as _, PgPoolOptions, PgRow};
-use sqlx::{Connection as _, Executor as _, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolCopyExt as _, PgPoolOptions, PgRow, PgSslMode};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio_postgres::{AsyncMessage, NoTls, SimpleQueryMessage};
 
 fn main() -> Result<()> {
@@ -16,7 +16,44 @@ fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("tokio-postgres") => runtime.block_on(tokio_postgres_works(&host)),
         Some("sqlx") => runtime.block_on(sqlx_works(&host)),
-        _ => bail!("rust-clients tokio-postgres|sqlx"),
+        Some("tls-table") => {
+            runtime.block_on(tls_table(&host));
+            Ok(())
+        }
+        _ => bail!("rust-clients tokio-postgres|sqlx|tls-table CA PASSWORD USER…"),
+    }
+}
+
+/// Connects once for each user and sslmode, and says what came of it.
+async fn tls_table(host: &str) {
+    let mut arguments = std::env::args().skip(2);
+    let (root, password) = (
+        arguments.next().unwrap_or_default(),
+        arguments.next().unwrap_or_default(),
+    );
+    let modes = [
+        ("disable", PgSslMode::Disable),
+        ("allow", PgSslMode::Allow),
+        ("prefer", PgSslMode::Prefer),
+        ("require", PgSslMode::Require),
+        ("verify-ca", PgSslMode::VerifyCa),
+        ("verify-full", PgSslMode::VerifyFull),
+    ];
+    for user in arguments {
+        for (name, mode) in modes {
+            let options = PgConnectOptions::new_without_pgpass()
+                .host(host)
+                .username(&user)
+                .password(&password)
+                .database("postgres")
+                .ssl_mode(mode)
+                .ssl_root_cert(&root);
+            let said = match PgConnection::connect_with(&options).await {
+                Ok(_) => "yes".to_owned(),
+                Err(error) => error.to_string().replace('\n', " "),
+            };
+            println!("sqlx|{user}|{name}|{said}");
+        }
     }
 }
 
