@@ -852,6 +852,29 @@ impl Place {
         bailiff_tests::message(tag, text.as_bytes())
     }
 
+    /// The same attack with each Query sent as Parse, Bind and Execute.
+    fn extended(evasion: &Evasion) -> Evasion {
+        let sessions = evasion.sessions.iter().map(|session| Session {
+            parameters: session.parameters.clone(),
+            parts: session
+                .parts
+                .iter()
+                .map(|part| match part.split_first() {
+                    Some((b'Q', rest)) => {
+                        let sql = rest.get(4..rest.len() - 1).unwrap_or_default();
+                        std::str::from_utf8(sql)
+                            .map_or_else(|_| part.clone(), |sql| [say::run(sql), say::sync()].concat())
+                    }
+                    _ => part.clone(),
+                })
+                .collect(),
+        });
+        Evasion {
+            sessions: sessions.collect(),
+            ..*evasion
+        }
+    }
+
     /// Carries an attack out in a fresh database, and tells whether it reached what it is after.
     fn reaches(&self, evasion: &Evasion, agent: Option<&Running>) -> Result<(bool, Vec<Message>)> {
         let server = &self.lab.server;
@@ -962,6 +985,13 @@ fn none_gets_round(rules: &str, evasions: Vec<Evasion>) -> Result<()> {
         let (reached, heard) = tried(Some(&agent))?;
         if reached {
             wrong.push(format!("{}: gets round: {heard:?}", evasion.name));
+        }
+        let (reached, heard) = place.reaches(&Place::extended(evasion), Some(&agent))?;
+        if reached {
+            wrong.push(format!(
+                "{}: gets round when it is prepared: {heard:?}",
+                evasion.name
+            ));
         }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -1085,6 +1115,45 @@ fn names_in_other_encodings_arent_mistaken() -> Result<()> {
                 "{told:?}"
             );
         }
+    }
+    Ok(())
+}
+
+/// Who a session is for the server is a setting: without leave for `set` it stays.
+#[test]
+fn nobody_becomes_somebody_else_without_leave_to_set() -> Result<()> {
+    let rules = "    - name: read
+      effects: [read, transaction]
+      action: Allow
+";
+    let Some(lab) = Lab::new(rules, "")? else {
+        return Ok(());
+    };
+    lab.server.sql("create role other login")?;
+    let agent = lab.start()?;
+    for sql in [
+        "set role other",
+        "set local role other",
+        "set session role other",
+        "set session authorization other",
+        "select set_config('role', 'other', false)",
+        "select 1 where set_config('session_authorization', 'other', false) <> ''",
+        "set \"role\" to 'other'",
+        "select pg_catalog.set_config('ro' || 'le', 'other', false)",
+    ] {
+        let who = |client: &mut Client| -> Result<String> {
+            client.ask("begin")?;
+            client.ask(sql)?;
+            let who = client.value("select current_user");
+            // A denied statement leaves the transaction failed.
+            client.ask("rollback")?;
+            Ok(who.unwrap_or_default())
+        };
+        ensure!(who(&mut lab.direct()?)? == "other", "{sql}: no evasion");
+        let mut client = lab.session(&agent)?;
+        ensure!(who(&mut client)? != "other", "{sql}");
+        client.ask(sql)?;
+        ensure!(client.value("select current_user")? == "postgres", "{sql}");
     }
     Ok(())
 }

@@ -215,6 +215,13 @@ fn controls_that_cannot_fire_are_refused() -> Result<()> {
         "p.yaml:10: \"patients\" is no relation",
     )?;
     in_policy(
+        &format!(
+            "  targets: [db]\n  rules:\n  - name: r\n    effects: [read]\n    relations: [public.{}]\n    action: Deny",
+            "n".repeat(64)
+        ),
+        "can never match: the server cuts names after 63 bytes",
+    )?;
+    in_policy(
         "  targets: [db]\n  rules:\n  - name: a\n    effects: [drop]\n    relations: [public.a]\n    action: Allow\n  - name: d\n    effects: [drop]\n    action: Deny",
         "p.yaml:8: rule \"a\" can never take effect: rule \"d\" is stricter",
     )?;

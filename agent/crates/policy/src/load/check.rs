@@ -103,11 +103,26 @@ fn check_name(name: &Spanned<String>, report: &mut Report<'_>) {
     }
 }
 
+/// Bytes of a name that the server keeps (`NAMEDATALEN` without its end).
+const LONGEST_NAME: usize = 63;
+
+/// Whether no server has a name that this matches. A letter takes a byte at least, in whichever encoding.
+fn is_cut(pattern: &str) -> bool {
+    !pattern.contains('*') && pattern.chars().count() > LONGEST_NAME
+}
+
 fn relation_glob(text: &str, line: u64, report: &mut Report<'_>) -> Option<(Glob, Glob)> {
     let parts: Vec<&str> = text.split('.').collect();
     match parts.as_slice() {
         ["*"] => Some((Glob::new("*"), Glob::new("*"))),
         [schema, name] if !schema.is_empty() && !name.is_empty() => {
+            if [schema, name].into_iter().any(|part| is_cut(part)) {
+                report.add(
+                    line,
+                    format!("{text:?} can never match: the server cuts names after {LONGEST_NAME} bytes"),
+                    "write the name as the server has it",
+                );
+            }
             Some((Glob::new(schema), Glob::new(name)))
         }
         _ => {
