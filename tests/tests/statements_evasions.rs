@@ -1047,6 +1047,9 @@ fn other_things_than_rows_arent_reached() -> Result<()> {
     none_gets_round(ONE_TABLE, other_things())
 }
 
+/// A database, parameters of a session's start, and a text in the session's encoding.
+type Told<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8]);
+
 /// Letters beyond ASCII: what the server makes of a name isn't what its bytes seem to say.
 #[test]
 fn names_in_other_encodings_arent_mistaken() -> Result<()> {
@@ -1075,7 +1078,7 @@ fn names_in_other_encodings_arent_mistaken() -> Result<()> {
     let agent = lab.start()?;
     // In LATIN1 the long name has 40 bytes and isn't cut; and two letters of it are one of UTF-8.
     let long = format!("delete from \"{long}\"");
-    let attacks: [(&str, &[(&str, &str)], &[u8]); 2] = [
+    let attacks: [Told<'_>; 2] = [
         ("latin", &[("client_encoding", "UTF8")], long.as_bytes()),
         (
             "postgres",
