@@ -54,6 +54,8 @@ pub(crate) struct Columns {
     /// The description that they were matched with, where it is short: a prepared statement is described at each execution.
     told: Option<Box<[u8]>>,
     columns: Vec<Column>,
+    /// Whether any value may have to be changed.
+    looks: bool,
     shapes: Shapes,
     detection: Option<Arc<Detection>>,
 }
@@ -63,17 +65,16 @@ struct Column {
     kind: Kind,
     told: Format,
     action: Option<Kept>,
+    /// Whether its values may have to be changed.
+    looks: bool,
 }
 
-impl Column {
-    /// Whether its values may have to be changed.
-    fn is_looked_at(&self, detection: Option<&Detection>) -> bool {
-        let holds_texts = !matches!(
-            self.kind,
-            Kind::Plain | Kind::Uuid | Kind::Integer { bytes: 2 | 4, .. }
-        );
-        self.action.is_some() || holds_texts && detection.is_some()
-    }
+/// Whether values of a type may hold what detectors look for.
+fn holds_texts(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::Plain | Kind::Uuid | Kind::Integer { bytes: 2 | 4, .. }
+    )
 }
 
 thread_local! {
@@ -102,17 +103,20 @@ impl Columns {
             .zip(&fields)
             .map(|(action, field)| {
                 let by_catalog = || ruling.mask_plan()?.value_type(field.type_oid);
+                let kind = match Kind::of(field.type_oid) {
+                    Kind::Unknown => by_catalog().map_or(Kind::Unknown, |of| shapes.take(&of)),
+                    kind => kind,
+                };
                 Column {
-                    kind: match Kind::of(field.type_oid) {
-                        Kind::Unknown => by_catalog().map_or(Kind::Unknown, |of| shapes.take(&of)),
-                        kind => kind,
-                    },
+                    kind,
                     told: format(field.format == 1),
+                    looks: action.is_some() || ruling.detection().is_some() && holds_texts(kind),
                     action: action.map(Kept::of),
                 }
             })
-            .collect();
+            .collect::<Vec<_>>();
         Ok(Self {
+            looks: columns.iter().any(|column| column.looks),
             told: None,
             columns,
             shapes,
@@ -135,8 +139,7 @@ impl Columns {
 
     /// Whether all rows pass as they come.
     pub(crate) fn masks_nothing(&self) -> bool {
-        let detection = self.detection.as_deref();
-        !self.columns.iter().any(|column| column.is_looked_at(detection))
+        !self.looks
     }
 
     /// Writes a row with the masked values replaced, and returns how many were. A null stays a null. Where none was replaced,
@@ -154,7 +157,7 @@ impl Columns {
                 let Some(column) = self.columns.get(place) else {
                     return Some(Part::Null);
                 };
-                if !column.is_looked_at(detection) {
+                if !column.looks {
                     return None;
                 }
                 let format = match formats {

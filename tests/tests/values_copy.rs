@@ -360,6 +360,34 @@ fn long_rows_are_masked_up_to_the_limit() -> Result<()> {
     Ok(())
 }
 
+/// The record has the rows as the client saw them.
+#[test]
+fn the_record_shows_masked_rows() -> Result<()> {
+    let rules = format!("{REDACTED}  recording: Results\n");
+    let Some(Started {
+        lab,
+        agent,
+        _stays,
+        _keys,
+    }) = started(PEOPLE, &rules)?
+    else {
+        return Ok(());
+    };
+    let sql = "copy (select id, ssn from people where id < 4 order by id) to stdout";
+    let mut client = lab.session(&agent)?;
+    copied(&client.ask(sql)?)?;
+    drop((client, _stays));
+    agent.stop()?;
+    let operations = lab.enforced.operations()?;
+    let told = operations.iter().map(ToString::to_string).collect::<String>();
+    ensure!(
+        told.contains(r#"{"copy":["1\t[masked]\n","2\t[masked]\n","3\t\\N\n"]}"#),
+        "{told}"
+    );
+    ensure!(!told.contains("123-45") && !told.contains("9,8"), "{told}");
+    Ok(())
+}
+
 /// Without a catalog nothing tells the columns.
 #[test]
 fn without_a_catalog_it_is_refused() -> Result<()> {

@@ -157,7 +157,9 @@ fn enforced(args: &Args) -> Result<ExitCode> {
 /// finds several of them ready at each wake-up, which costs less than more workers that are each woken for one. But two, where
 /// there are as many: one alone gets no more than its turn on one processor, while the other may have nothing to do.
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(processors.get().min(2)))
+    std::thread::available_parallelism().map_or(1, |processors| {
+        (processors.get() / 2).max(processors.get().min(2))
+    })
 }
 
 /// Waits for the command. At SIGTERM the agent drains while the command goes on, and then the command gets the signal.

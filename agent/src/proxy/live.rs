@@ -228,7 +228,10 @@ mod tests {
             at: SystemTime::now(),
         });
         let (answer, mut found) = oneshot::channel();
-        sessions.carry_out(Order::Kill(start.session.clone(), Arc::clone(&killing), answer), &reactor);
+        sessions.carry_out(
+            Order::Kill(start.session.clone(), Arc::clone(&killing), answer),
+            &reactor,
+        );
         let mut end = found.try_recv().unwrap();
         assert!(live.is_called() && end.try_recv().is_err());
         let now = || Now {

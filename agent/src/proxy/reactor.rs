@@ -122,7 +122,12 @@ impl Reactor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         // Edge-triggered, so that it needs no reading.
-        epoll::add(&epoll, &bell, EventData::new_u64(WOKEN), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(
+            &epoll,
+            &bell,
+            EventData::new_u64(WOKEN),
+            EventFlags::IN | EventFlags::ET,
+        )?;
         let reactor = Rc::new(Self {
             epoll,
             sources: RefCell::default(),
@@ -176,7 +181,9 @@ impl Reactor {
             self.take_woken();
             let turn = self.ready.borrow().len();
             for _ in 0..turn {
-                let Some(next) = self.ready.borrow_mut().pop_front() else { break };
+                let Some(next) = self.ready.borrow_mut().pop_front() else {
+                    break;
+                };
                 self.poll(next);
             }
             if now >= next_tick {
@@ -298,7 +305,9 @@ impl Reactor {
             }
             Ok(Poll::Ready(())) => {}
             // One session, and not the worker's others.
-            Err(_) => tracing::error!("a session failed in the agent and was closed; please report what its log says above"),
+            Err(_) => tracing::error!(
+                "a session failed in the agent and was closed; please report what its log says above"
+            ),
         }
         // What a task holds is dropped before another takes its place.
         drop(task);

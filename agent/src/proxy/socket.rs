@@ -83,14 +83,13 @@ impl Socket {
     /// Writes what the socket takes; `WouldBlock` where that is nothing.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Worker(registration, stream) => {
-                rustix::net::send(stream, bytes, SendFlags::NOSIGNAL).map_err(|error| {
+            Self::Worker(registration, stream) => rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)
+                .map_err(|error| {
                     if error == Errno::AGAIN {
                         registration.is_full();
                     }
                     error.into()
-                })
-            }
+                }),
             Self::Runtime(stream) => stream.try_io(Interest::WRITABLE, || {
                 Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
             }),

@@ -61,7 +61,9 @@ impl Prepared {
     /// Whether its columns are those of a description, which it was told before.
     pub(crate) fn has_columns_of(&self, description: &[u8]) -> bool {
         let columns = self.columns.borrow();
-        columns.as_ref().is_some_and(|columns| columns.are_of(description))
+        columns
+            .as_ref()
+            .is_some_and(|columns| columns.are_of(description))
     }
 
     /// The same statement under another decision. What is under way goes on under the one before.

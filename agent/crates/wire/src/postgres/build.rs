@@ -1,6 +1,7 @@
 //! The messages that the agent itself writes.
 
-use super::backend::{DataRow, ErrorFields};
+use super::backend::ErrorFields;
+use super::cursor::Cursor;
 use super::error::DecodeError;
 use super::value::Part;
 
@@ -218,6 +219,9 @@ pub fn flush(out: &mut Vec<u8>) {
 /// them.
 ///
 /// Returns how many were replaced. Where that is none, nothing was written: the message may pass as it came.
+///
+/// # Errors
+/// When it is no DataRow; what was written by then is of no use.
 pub fn data_row(
     out: &mut Vec<u8>,
     body: &[u8],
@@ -225,12 +229,13 @@ pub fn data_row(
     mut value: impl FnMut(usize, &[u8], &mut Vec<u8>) -> Option<Part>,
 ) -> Result<u64, DecodeError> {
     let begin = out.len();
-    let row = DataRow::decode(body)?;
+    let mut row = Cursor::new(b'D', body);
+    let columns = row.wide_count()?;
     // What lies before `copied` is written; the rest is copied when something behind it changes.
     let (mut copied, mut place) = (0, 2);
     let mut changed = 0;
-    for (column, current) in row.values().enumerate() {
-        let Some(current) = current? else {
+    for column in 0..columns {
+        let Some(current) = row.value()? else {
             place += 4;
             continue;
         };
@@ -255,6 +260,7 @@ pub fn data_row(
         }
         place = end;
     }
+    row.finish()?;
     if changed > 0 {
         out.extend_from_slice(body.get(copied..).unwrap_or_default());
         write_length(out, begin);
