@@ -55,7 +55,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
             ),
         )?;
     }
-    let scripts = tempfile::Builder::new().prefix("bailiff-bench-").tempdir()?;
+    // Not in /tmp, of which a sandbox has its own.
+    let target = shell::root().join("target");
+    let scripts = tempfile::Builder::new().prefix("bench-").tempdir_in(target)?;
     streams(args, &rig, scripts.path())?;
     connections(args, &rig, scripts.path())?;
     idle(args, &rig, scripts.path())?;
@@ -77,7 +79,7 @@ fn config(directory: &Path, rules: u32) -> Result<std::path::PathBuf> {
     for number in 1..rules {
         writeln!(
             text,
-            "    - {{ name: deny-{number}, effects: [read, update, delete], relations: [\"app{number}.*\"], action: Deny }}"
+            "    - {{ name: deny-{number}, effects: [read, update, delete], relations: [\"public.app{number}_*\"], action: Deny }}"
         )?;
     }
     text.push_str("    - { name: rest, effects: [read, set, transaction], action: Allow }\n");

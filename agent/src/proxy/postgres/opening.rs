@@ -121,13 +121,14 @@ impl Opening {
         let (pod, again) = (Arc::clone(&self.pod), self.policy.connect().ok());
         // None while a TLS handshake is under way, and after one that failed: nobody can be told anything then.
         let mut client = Some(Wire::Plain(client));
-        let opened = within(until, drain.clone(), self.open(&mut client)).await;
+        // In boxes of their own, so that an open session doesn't keep the handshake's memory.
+        let opened = Box::pin(within(until, drain.clone(), self.open(&mut client))).await;
         let (opened, client) = match (opened, client) {
             (Ok(opened), Some(client)) => (opened, client),
             (Ok(_), None) => return End::ClientClosed,
             (Err(end), client) => {
                 if let Some(mut client) = client {
-                    tell(&mut client, &end).await;
+                    Box::pin(tell(&mut client, &end)).await;
                 }
                 return end;
             }
@@ -146,7 +147,7 @@ impl Opening {
         };
         let live = Rc::clone(authenticating.core.evidence.live());
         let outcome = tokio::select! {
-            outcome = within(until, drain, authenticating.run()) => outcome,
+            outcome = Box::pin(within(until, drain, authenticating.run())) => outcome,
             killing = live.killed() => Err(End::killed(killing)),
         };
         let (end, mut core) = match outcome {
@@ -158,13 +159,13 @@ impl Opening {
                     && let (Some((way, real)), Some(permit)) = (cancellable.real(), again)
                 {
                     // Whatever comes of it, the session is over.
-                    let _ = pass_cancel(permit, &pod, &way, &real, &limits).await;
+                    let _ = Box::pin(pass_cancel(permit, &pod, &way, &real, &limits)).await;
                 }
                 (end, core)
             }
             Err(end) => {
                 if !authenticating.amid {
-                    tell(&mut authenticating.client, &end).await;
+                    Box::pin(tell(&mut authenticating.client, &end)).await;
                 }
                 (end, authenticating.core)
             }
@@ -351,4 +352,19 @@ async fn farewell(client: &mut Wire, text: &build::ErrorText<'_>) {
         let _ = client.shutdown().await;
     };
     let _ = tokio::time::timeout(LAST_WORDS, told).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: impl FnOnce(Rc<WorkerShared>, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_keeps_no_memory_of_its_handshake() {
+        let size = size_of_future(serve);
+        assert!(size < 8 * 1024, "{size} bytes");
+    }
 }
