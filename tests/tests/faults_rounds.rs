@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::{ALLOW_ALL, Client, Lab, Postgres, Running, say};
+use serde_json::Value;
 
 /// Rounds where the environment doesn't say how many: `BAILIFF_ROUNDS=10000` takes some minutes.
 const ROUNDS: usize = 1_500;
@@ -120,5 +121,37 @@ fn no_descriptor_and_no_memory_is_left_over() -> Result<()> {
         "{grown} bytes more after {rounds} rounds"
     );
     ensure!(lab.server.sql("select count(*) from t")? == "0");
+    drop(agent);
+    accounted(&lab, warm + rounds)
+}
+
+/// Whether all that the sessions began and did stands in the record. The first of ten rounds is over before there is a session.
+fn accounted(lab: &Lab, rounds: usize) -> Result<()> {
+    let events = lab.enforced.events()?;
+    let of = |kind: &str| {
+        let is_it = |event: &&Value| event.pointer("/unmapped/event").and_then(Value::as_str) == Some(kind);
+        events.iter().filter(is_it).collect::<Vec<_>>()
+    };
+    let (starts, ends, operations) = (of("session_start"), of("session_end"), of("operation"));
+    let counted: u64 = ends
+        .iter()
+        .filter_map(|end| end.pointer("/unmapped/operations")?.as_u64())
+        .sum();
+    println!(
+        "{} sessions and {counted} operations in {rounds} rounds",
+        ends.len()
+    );
+    ensure!(
+        starts.len() == ends.len() && counted == operations.len() as u64,
+        "{} starts, {} ends; {counted} operations counted, {} recorded",
+        starts.len(),
+        ends.len(),
+        operations.len()
+    );
+    ensure!(
+        ends.len() >= rounds / 10 * 8,
+        "{} sessions in {rounds} rounds",
+        ends.len()
+    );
     Ok(())
 }
