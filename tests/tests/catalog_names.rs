@@ -384,7 +384,8 @@ const ACTING: &str = "
     create function passes() returns trigger language plpgsql as 'begin insert into triggered values (1); return new; end';
     create table passing(a int);
     create trigger passes before insert on passing for each row execute function passes();
-    create table stamped(a int, changed timestamptz);
+    create function made_id() returns uuid language internal as 'gen_random_uuid';
+    create table stamped(a int, changed timestamptz, id uuid default made_id());
     create function stamp() returns trigger language plpgsql as 'begin new.changed := now(); return new; end';
     create trigger stamps before insert or update on stamped for each row execute function stamp();
 ";

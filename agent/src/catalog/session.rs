@@ -196,6 +196,8 @@ impl SessionCatalog {
                 None => Temporary::Any,
             };
         }
+        // COMMIT PREPARED makes changes of any earlier transaction, of whichever session.
+        self.pending |= has(SqlEffect::Transaction) && mentions(b"prepared");
         before != (self.path.clone(), self.temporary.clone(), self.pending) && self.renew()
     }
 

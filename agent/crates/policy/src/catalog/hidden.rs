@@ -59,7 +59,9 @@ impl Hidden {
         let made: HashSet<&str> = contents
             .functions
             .values()
-            .filter(|function| !function.oid.came_with_server())
+            .filter(|function| {
+                !function.oid.came_with_server() && !matches!(&*function.language, "c" | "internal")
+            })
             .map(|function| &*function.name)
             .collect();
         let mut triggers = HashMap::new();
@@ -74,7 +76,7 @@ impl Hidden {
             {
                 let below = |set: &HashSet<Oid>| relation.depends.iter().any(|on| set.contains(&on.relation));
                 let family = |set: &HashSet<Oid>| relation.children.iter().any(|child| set.contains(child));
-                if below(&this.read) || family(&this.read) || when_read(relation) {
+                if below(&this.read) || family(&this.read) || when_read(contents, relation) {
                     this.read.insert(relation.oid);
                 }
                 let triggered = relation
@@ -115,18 +117,24 @@ impl Hidden {
     }
 }
 
-fn when_read(relation: &Relation) -> bool {
-    relation.definition.as_deref().is_some_and(changes)
-        || relation.row_security && relation.expressions.iter().any(|text| changes(text))
+fn when_read(contents: &Contents, relation: &Relation) -> bool {
+    relation
+        .definition
+        .as_deref()
+        .is_some_and(|text| changes(contents, text))
+        || relation.row_security && relation.expressions.iter().any(|text| changes(contents, text))
 }
 
 fn when_written(contents: &Contents, relation: &Relation) -> bool {
     let of_column = |column: &super::Column| {
-        column.expression.as_deref().is_some_and(changes)
+        column
+            .expression
+            .as_deref()
+            .is_some_and(|text| changes(contents, text))
             || type_changes(contents, column.type_oid, &mut HashSet::new())
     };
-    relation.expressions.iter().any(|text| changes(text))
-        || relation.rules.iter().any(|rule| changes(&rule.definition))
+    relation.expressions.iter().any(|text| changes(contents, text))
+        || relation.rules.iter().any(|rule| changes(contents, &rule.definition))
         || relation.columns.iter().any(of_column)
         // An UPDATE of it is one of settings.
         || relation.definition.as_deref().is_some_and(|text| text.contains("pg_settings"))
@@ -139,7 +147,7 @@ pub(super) fn type_changes(contents: &Contents, oid: Oid, seen: &mut HashSet<Oid
     }
     match contents.types.get(&oid).map(|found| &found.kind) {
         Some(TypeKind::Domain { base, checks }) => {
-            checks.iter().any(|check| changes(check)) || type_changes(contents, *base, seen)
+            checks.iter().any(|check| changes(contents, check)) || type_changes(contents, *base, seen)
         }
         Some(
             TypeKind::Array { element: inner }
@@ -155,32 +163,46 @@ pub(super) fn type_changes(contents: &Contents, oid: Oid, seen: &mut HashSet<Oid
 }
 
 /// Whether a text that the server wrote calls anything that may change the session. It qualifies whatever isn't its own, so
-/// every qualified call or operator counts.
-fn changes(text: &str) -> bool {
+/// every qualified call or operator counts but those of compiled functions, which a superuser made.
+fn changes(contents: &Contents, text: &str) -> bool {
+    changes_but(text, &|schema, name| {
+        let named = contents.function_names.get(name);
+        let found = || {
+            let all = named.into_iter().flatten();
+            let all = all.filter_map(|oid| contents.functions.get(oid));
+            all.filter(|function| *function.schema == *schema)
+        };
+        found().next().is_some() && found().all(|function| matches!(&*function.language, "c" | "internal"))
+    })
+}
+
+/// The same, with what tells of a function by its schema and name whether it is compiled.
+fn changes_but(text: &str, is_compiled: &dyn Fn(&str, &str) -> bool) -> bool {
     // Uncertainty denies: an empty one couldn't be told.
     if text.is_empty() || text.contains("OPERATOR(") && !text.contains("OPERATOR(pg_catalog.") {
         return true;
     }
     text.match_indices('(').any(|(place, _)| {
-        let before = text.get(..place).unwrap_or_default();
-        let start = match before.strip_suffix('"') {
-            Some(inner) => inner.rfind('"').unwrap_or_default(),
-            None => before
-                .rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$')))
-                .map_or(0, |last| {
-                    last + before
-                        .get(last..)
-                        .and_then(|rest| rest.chars().next())
-                        .map_or(1, char::len_utf8)
-                }),
-        };
-        let (ahead, name) = before.split_at(start);
+        let (ahead, name) = last_name(text.get(..place).unwrap_or_default());
         if name.is_empty() {
             return false;
         }
-        let own = ahead.ends_with("pg_catalog.") || !ahead.ends_with('.');
-        !own || CHANGING.binary_search(&name.trim_matches('"')).is_ok()
+        match ahead.strip_suffix('.').map(|schema| last_name(schema).1) {
+            Some("pg_catalog") | None => CHANGING.binary_search(&name).is_ok(),
+            Some(schema) => !is_compiled(schema, name),
+        }
     })
+}
+
+/// The name at a text's end, and what stands before it. One in quotes is given without them, and with its own quotes doubled.
+fn last_name(text: &str) -> (&str, &str) {
+    if let Some(inner) = text.strip_suffix('"') {
+        let start = inner.rfind('"').unwrap_or_default();
+        let (ahead, name) = inner.split_at(start);
+        return (ahead, name.strip_prefix('"').unwrap_or(name));
+    }
+    let within = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+    text.split_at(text.trim_end_matches(within).len())
 }
 
 /// Whether a trigger may change the session.
@@ -240,8 +262,11 @@ mod tests {
 
     #[test]
     fn texts_of_the_server() {
+        let told = |text: &str| changes_but(text, &|schema, name| (schema, name) == ("public", "uuid"));
         for harmless in [
             "nextval('public.t_a_seq'::regclass)",
+            "public.uuid()",
+            "(\"public\".\"uuid\"() <> 'x')",
             "(length(ssn) < 100)",
             "SELECT p.id, upper(p.ssn) AS number FROM public.people p WHERE (p.id = ANY (ARRAY[1, 2]))",
             "CREATE RULE copies AS ON INSERT TO hr.people DO INSERT INTO public.parts (id) VALUES (new.id)",
@@ -249,19 +274,20 @@ mod tests {
             "(count(*) + pg_catalog.count(*))",
             "(a OPERATOR(pg_catalog.+) b)",
         ] {
-            assert!(!changes(harmless), "{harmless}");
+            assert!(!told(harmless), "{harmless}");
         }
         for telling in [
             "set_config('search_path'::text, 'other'::text, false)",
             "pg_catalog.set_config('a', 'b', false)",
             "SELECT public.f(1)",
+            "other.uuid()",
             "SELECT \"Odd\".\"f g\"(1)",
             "SELECT \"set_config\"('a', 'b', false)",
             "(a OPERATOR(public.===) b)",
             "query_to_xml('select 1', true, false, '')",
             "",
         ] {
-            assert!(changes(telling), "{telling}");
+            assert!(told(telling), "{telling}");
         }
     }
 
