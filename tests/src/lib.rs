@@ -6,6 +6,7 @@ mod compared;
 mod config;
 mod enforced;
 mod escape;
+pub mod evasions;
 mod kernel_client;
 mod kernel_lab;
 mod kernel_wire;
