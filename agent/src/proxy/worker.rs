@@ -378,6 +378,15 @@ struct Seat {
     runtime: Handle,
 }
 
+/// One of a worker's sessions, however it ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Seat {
     fn run(self) {
         // Timers, and sockets while they are being connected, are the runtime's.
@@ -410,10 +419,10 @@ impl Seat {
         let spawner = Rc::clone(reactor);
         reactor.spawn(async move {
             while let Some(accepted) = self.connections.recv().await {
-                let (shared, sessions) = (Rc::clone(&inbox.0), Arc::clone(&inbox.1));
+                let (shared, counted) = (Rc::clone(&inbox.0), Counted(Arc::clone(&inbox.1)));
                 spawner.spawn(async move {
                     super::postgres::serve(shared, accepted).await;
-                    sessions.fetch_sub(1, Ordering::Relaxed);
+                    drop(counted);
                 });
             }
         });
