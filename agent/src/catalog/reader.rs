@@ -284,22 +284,11 @@ impl Reading<'_> {
             if toast.0 != 0 {
                 toasts.push((toast, of));
             }
+            let kind = RelationKind::from_letter(letter(row, 3)?);
             let relation = Relation {
-                oid: of,
-                schema: schema(schemas, row, 2)?,
-                name: get::<&str>(row, 1)?.into(),
-                kind: RelationKind::from_letter(letter(row, 3)?),
                 row_type: some(oid(row, 4)?),
-                columns: Vec::new(),
-                definition: None,
-                depends: Vec::new(),
-                parents: Vec::new(),
-                children: Vec::new(),
-                rules: Vec::new(),
-                triggers: Vec::new(),
                 row_security: get(row, 6)?,
-                expressions: Vec::new(),
-                toast_of: None,
+                ..Relation::new(of, schema(schemas, row, 2)?, get::<&str>(row, 1)?, kind)
             };
             Ok(builder.relation(relation, get(row, 5)?)?)
         })

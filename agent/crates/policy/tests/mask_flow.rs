@@ -49,21 +49,9 @@ fn table(oid: u32, name: &str, kind: RelationKind, columns: &[(&str, Oid)]) -> R
         expression: None,
     });
     Relation {
-        oid: Oid(oid),
-        schema: "public".into(),
-        name: name.into(),
-        kind,
         row_type: Some(Oid(oid + 100_000)),
         columns: columns.collect(),
-        definition: None,
-        depends: Vec::new(),
-        parents: Vec::new(),
-        children: Vec::new(),
-        rules: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        expressions: Vec::new(),
-        toast_of: None,
+        ..Relation::new(Oid(oid), "public", name, kind)
     }
 }
 

@@ -326,23 +326,7 @@ fn names() -> Result<Names> {
         (2, "large", 50_000.0),
         (3, "never_counted", -1.0),
     ] {
-        let relation = Relation {
-            oid: Oid(oid),
-            schema: "public".into(),
-            name: name.into(),
-            kind: RelationKind::Table,
-            row_type: None,
-            columns: Vec::new(),
-            definition: None,
-            depends: Vec::new(),
-            parents: Vec::new(),
-            children: Vec::new(),
-            rules: Vec::new(),
-            triggers: Vec::new(),
-            row_security: false,
-            expressions: Vec::new(),
-            toast_of: None,
-        };
+        let relation = Relation::new(Oid(oid), "public", name, RelationKind::Table);
         catalog.relation(relation, rows)?;
     }
     Ok(Names::new(

@@ -41,6 +41,28 @@ pub struct Relation {
 }
 
 impl Relation {
+    /// One of which nothing else is known.
+    #[must_use]
+    pub fn new(oid: Oid, schema: impl Into<Name>, name: impl Into<Name>, kind: RelationKind) -> Self {
+        Self {
+            oid,
+            schema: schema.into(),
+            name: name.into(),
+            kind,
+            row_type: None,
+            columns: Vec::new(),
+            definition: None,
+            depends: Vec::new(),
+            parents: Vec::new(),
+            children: Vec::new(),
+            rules: Vec::new(),
+            triggers: Vec::new(),
+            row_security: false,
+            expressions: Vec::new(),
+            toast_of: None,
+        }
+    }
+
     /// The column of a name.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&Column> {

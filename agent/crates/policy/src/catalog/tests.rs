@@ -4,21 +4,8 @@ use super::*;
 
 fn relation(oid: u32, schema: &str, name: &str) -> Relation {
     Relation {
-        oid: Oid(oid),
-        schema: schema.into(),
-        name: name.into(),
-        kind: RelationKind::Table,
         row_type: Some(Oid(oid + 1_000_000)),
-        columns: Vec::new(),
-        definition: None,
-        depends: Vec::new(),
-        parents: Vec::new(),
-        children: Vec::new(),
-        rules: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        expressions: Vec::new(),
-        toast_of: None,
+        ..Relation::new(Oid(oid), schema, name, RelationKind::Table)
     }
 }
 
