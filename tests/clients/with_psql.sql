@@ -76,7 +76,7 @@ id,name
 copy people to stdout;
 copy people to stdout (format csv, header, force_quote *);
 copy (select 1 / (3 - g) from generate_series(1, 5) g) to stdout;
-copy people to program 'true';
+copy people to program 'cat > /dev/null';
 \copy (select id from people order by id) to pstdout
 copy t from stdin \; select 'after copy' \; copy t to stdout \; select 'and more';
 7
