@@ -1,6 +1,6 @@
 //! Bodies of messages: what is read is what stands there, and nothing else passes for it.
 
-use bailiff_wire::postgres::authentication::Authentication;
+use bailiff_wire::postgres::authentication::{Authentication, BackendKeyData, SaslInitial};
 use bailiff_wire::postgres::backend::{
     CommandComplete, CopyOutResponse, DataRow, ErrorFields, NotificationResponse, ParameterStatus,
     ReadyForQuery, RowDescription,
@@ -84,6 +84,16 @@ pub fn decode_frontend(frame: &Frame<'_>) -> Result<(), DecodeError> {
             );
             only_whole(body, |body| Execute::decode(body).map(drop));
         }
+        b'p' => {
+            // Other answers to authentication requests have no form.
+            let Ok(initial) = SaslInitial::decode(body) else {
+                return Ok(());
+            };
+            let begun = [initial.mechanism, b"\0"].concat();
+            assert!(body.starts_with(&begun) && body.ends_with(initial.data));
+            assert_eq!(body.len(), begun.len() + 4 + initial.data.len());
+            only_whole(body, |body| SaslInitial::decode(body).map(drop));
+        }
         b'F' => {
             let call = FunctionCall::decode(body)?;
             assert!(body.starts_with(&call.function.to_be_bytes()));
@@ -106,6 +116,11 @@ pub fn decode_backend(frame: &Frame<'_>) -> Result<(), DecodeError> {
         b'R' => {
             let asked = Authentication::decode(body)?;
             assert_eq!(asked == Authentication::Ok, body == [0; 4]);
+        }
+        b'K' => {
+            let told = BackendKeyData::decode(body)?;
+            assert!((4..=256).contains(&told.key.len()));
+            assert_eq!([&told.process.to_be_bytes(), told.key].concat(), body);
         }
         b'S' => {
             let status = ParameterStatus::decode(body)?;
