@@ -112,6 +112,25 @@ impl Socket {
         }
     }
 
+    /// Reads once what is there. Ready with nothing at the end.
+    pub(crate) fn poll_read_into(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_read(buffer.initialize_unfilled()) {
+                Ok(got) => {
+                    buffer.advance(got);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     fn shut_down(&self) -> io::Result<()> {
         match rustix::net::shutdown(self, Shutdown::Write) {
             // The peer was faster.
@@ -144,17 +163,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.poll_read_ready(cx))?;
-            match self.try_read(buffer.initialize_unfilled()) {
-                Ok(got) => {
-                    buffer.advance(got);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.poll_read_into(cx, buffer)
     }
 }
 

@@ -81,7 +81,7 @@ impl Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(socket) => receive(socket, cx, buffer),
+            Self::Plain(socket) => socket.poll_read_into(cx, buffer),
             Self::Tls(tls) => tls.poll_read(cx, buffer),
         }
     }
@@ -108,20 +108,6 @@ impl Wire {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => tls.poll_flush(cx),
-        }
-    }
-}
-
-fn receive(socket: &Socket, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    loop {
-        ready!(socket.poll_read_ready(cx))?;
-        match socket.try_read(buffer.initialize_unfilled()) {
-            Ok(got) => {
-                buffer.advance(got);
-                return Poll::Ready(Ok(()));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Poll::Ready(Err(error)),
         }
     }
 }

@@ -111,6 +111,23 @@ fn is_cut(pattern: &str) -> bool {
     !pattern.contains('*') && pattern.chars().count() > LONGEST_NAME
 }
 
+/// The relations that are written. `empty` says what it means that there are none.
+fn relation_globs(
+    written: &Spanned<Vec<String>>,
+    empty: impl FnOnce() -> String,
+    report: &mut Report<'_>,
+) -> Vec<(Glob, Glob)> {
+    let line = written.referenced.line();
+    if written.value.is_empty() {
+        report.add(line, empty(), "leave it out to mean any relation");
+    }
+    written
+        .value
+        .iter()
+        .filter_map(|name| relation_glob(name, line, report))
+        .collect()
+}
+
 fn relation_glob(text: &str, line: u64, report: &mut Report<'_>) -> Option<(Glob, Glob)> {
     let parts: Vec<&str> = text.split('.').collect();
     match parts.as_slice() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_saphyr::Spanned;
 
 use super::super::schema::{ActionSpec, DetectSpec};
-use super::{Report, relation_glob};
+use super::{Report, relation_globs};
 use crate::detect::{DetectRule, Detection, Detector, Treatment};
 use crate::mask::{HashKey, MaskAction};
 
@@ -58,21 +58,11 @@ pub(super) fn compile_detect(spec: &DetectSpec, report: &mut Report<'_>) -> Opti
             ),
         );
     }
-    let relations = spec.relations.as_ref().map(|written| {
-        let line = written.referenced.line();
-        if written.value.is_empty() {
-            report.add(
-                line,
-                "`relations` is empty, so that no value is ever looked at",
-                "leave it out to mean any relation",
-            );
-        }
-        written
-            .value
-            .iter()
-            .filter_map(|name| relation_glob(name, line, report))
-            .collect()
-    });
+    let empty = || "`relations` is empty, so that no value is ever looked at".to_owned();
+    let relations = spec
+        .relations
+        .as_ref()
+        .map(|written| relation_globs(written, empty, report));
     let action = compile_action(&spec.action, report)?;
     if spec.whole && action == MaskAction::Null {
         report.add(

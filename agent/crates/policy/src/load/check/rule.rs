@@ -6,7 +6,7 @@ use bailiff_model::{Condition, Effect, EffectSet, SqlEffect};
 
 use super::super::schema::RuleSpec;
 use super::recording::compile_recording;
-use super::{Report, relation_glob};
+use super::{Report, relation_globs};
 use crate::compiled::{Rule, Scope};
 use crate::glob::Glob;
 use crate::mask::MaskedUse;
@@ -29,21 +29,10 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
             mend,
         );
     }
-    let relations = spec.relations.as_ref().map(|written| {
-        let line = written.referenced.line();
-        if written.value.is_empty() {
-            report.add(
-                line,
-                never("`relations` is empty"),
-                "leave it out to mean any relation",
-            );
-        }
-        written
-            .value
-            .iter()
-            .filter_map(|name| relation_glob(name, line, report))
-            .collect()
-    });
+    let relations = spec
+        .relations
+        .as_ref()
+        .map(|written| relation_globs(written, || never("`relations` is empty"), report));
     let functions = spec.functions.as_ref().map(|written| {
         let line = written.referenced.line();
         if written.value.is_empty() {
