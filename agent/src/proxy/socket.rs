@@ -30,10 +30,16 @@ impl Socket {
         }
     }
 
-    /// The same of one that was connected by the runtime.
+    /// The same of one that the runtime connected to a target.
     pub(crate) fn adopt(stream: TcpStream) -> io::Result<Self> {
         match Reactor::current() {
-            Some(_) => Self::new(stream.into_std()?),
+            Some(_) => {
+                let this = Self::new(stream.into_std()?)?;
+                if let Self::Worker(registration, _) = &this {
+                    registration.answers();
+                }
+                Ok(this)
+            }
             None => Ok(Self::Runtime(stream)),
         }
     }

@@ -188,3 +188,43 @@ fn what_sockets_and_tasks_held_is_given_back() {
     assert_eq!(Rc::strong_count(&held), 1);
     assert!(reactor.sources.borrow().is_empty() && reactor.tasks.borrow().is_empty());
 }
+
+#[test]
+fn what_is_asked_goes_out_before_what_is_answered() {
+    let order = with_reactor(async |reactor| {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let (registered, all_registered) = oneshot::channel();
+        let mut registered = Some(registered);
+        let mut peers = Vec::new();
+        let (over, mut ended) = mpsc::unbounded_channel();
+        for number in 0..4 {
+            let (ours, peer) = pair();
+            peers.push(peer);
+            let (order, over) = (Rc::clone(&order), over.clone());
+            let registered = (number == 3).then(|| registered.take()).flatten();
+            reactor.spawn(async move {
+                let mut socket = Socket::new(ours).unwrap();
+                let leads_to_target = number % 2 == 0;
+                if let (Socket::Worker(registration, _), true) = (&socket, leads_to_target) {
+                    registration.answers();
+                }
+                if let Some(registered) = registered {
+                    registered.send(()).unwrap();
+                }
+                socket.read_u8().await.unwrap();
+                order.borrow_mut().push(leads_to_target);
+                over.send(()).unwrap();
+            });
+        }
+        all_registered.await.unwrap();
+        // The thread is here and doesn't ask the kernel: it learns of all four together.
+        for peer in &mut peers {
+            peer.write_all(&[1]).unwrap();
+        }
+        for _ in 0..4 {
+            ended.recv().await;
+        }
+        order.take()
+    });
+    assert_eq!(order, [false, false, true, true]);
+}
