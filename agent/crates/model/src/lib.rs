@@ -3,6 +3,7 @@
 //! Pure: nothing here does I/O, and nothing here decides. See `ARCHITECTURE.md` for what each word means.
 
 mod address;
+mod api;
 mod chain;
 mod id;
 mod operation;
@@ -10,6 +11,7 @@ mod recording;
 mod verdict;
 
 pub use address::{ClientAddr, ListenerAddr, OriginalDst};
+pub use api::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb};
 pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
 pub use operation::{Condition, EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement, Whole};

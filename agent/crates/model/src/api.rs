@@ -1,0 +1,172 @@
+//! A request to the Kubernetes API, in the words of the server's own authorization.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One request, typed. Source: `k8s.io/apiserver/pkg/endpoints/request`, `RequestInfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiRequest {
+    /// What it does.
+    pub verb: ApiVerb,
+    /// To what.
+    pub subject: ApiSubject,
+    /// `dryRun=All`: nothing is kept.
+    pub dry_run: bool,
+}
+
+/// What a request is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiSubject {
+    /// A resource, known to the server or not.
+    Resource(ApiResource),
+    /// A path that is no resource's: `/healthz`, `/openapi/v3`, `/apis`. As the server matches it, without the query.
+    Path(String),
+    /// Can't be told.
+    Unknown,
+}
+
+/// A resource as a request names it. Empty names are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiResource {
+    /// The API group; empty for the core's.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The resource's name in the plural, in lower case as the path has it.
+    pub resource: String,
+    /// The subresource.
+    pub subresource: Option<String>,
+    /// The namespace; `None` for all, or where there is none.
+    pub namespace: Option<String>,
+    /// The object's name, where the path or a `metadata.name` field selector gives it.
+    pub name: Option<String>,
+    /// What follows a proxy subresource: the path that the node, pod or service is asked for, with its leading slash.
+    pub proxied: Option<String>,
+    /// The label selector as it was written.
+    pub label_selector: Option<String>,
+    /// The field selector as it was written.
+    pub field_selector: Option<String>,
+    /// What runs or is reached by `exec`, `attach` and `portforward`.
+    pub session: Option<ApiSession>,
+}
+
+/// What `exec`, `attach` and `portforward` ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiSession {
+    /// The container; `None` for the default one.
+    pub container: Option<String>,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// Whether it gets input.
+    pub stdin: bool,
+    /// Ports, where the request names them.
+    pub ports: Vec<u16>,
+}
+
+/// A verb of authorization: for resources what is done to them, for other paths the method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum ApiVerb {
+    /// Reads one object, or a path.
+    Get,
+    /// Reads many.
+    List,
+    /// Is told of changes.
+    Watch,
+    /// Makes one.
+    Create,
+    /// Replaces one.
+    Update,
+    /// Changes one, or makes it by server-side apply.
+    Patch,
+    /// Removes one.
+    Delete,
+    /// Removes many.
+    DeleteCollection,
+    /// A path's POST.
+    Post,
+    /// A path's PUT.
+    Put,
+    /// A path's HEAD.
+    Head,
+    /// OPTIONS.
+    Options,
+    /// Can't be told.
+    Unknown,
+}
+
+impl ApiVerb {
+    /// All verbs.
+    pub const ALL: [Self; 13] = [
+        Self::Get,
+        Self::List,
+        Self::Watch,
+        Self::Create,
+        Self::Update,
+        Self::Patch,
+        Self::Delete,
+        Self::DeleteCollection,
+        Self::Post,
+        Self::Put,
+        Self::Head,
+        Self::Options,
+        Self::Unknown,
+    ];
+
+    /// The name that policies, metrics and the server's audit log use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+            Self::Post => "post",
+            Self::Put => "put",
+            Self::Head => "head",
+            Self::Options => "options",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for ApiVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for ApiRequest {
+    /// As people say it: `delete pods/exec web-0 in shop`, `get /healthz`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.verb)?;
+        match &self.subject {
+            ApiSubject::Path(path) => f.write_str(path),
+            ApiSubject::Unknown => f.write_str("something that can't be told"),
+            ApiSubject::Resource(resource) => {
+                f.write_str(&resource.resource)?;
+                if !resource.group.is_empty() {
+                    write!(f, ".{}", resource.group)?;
+                }
+                if let Some(subresource) = &resource.subresource {
+                    write!(f, "/{subresource}")?;
+                }
+                if let Some(name) = &resource.name {
+                    write!(f, " {name}")?;
+                }
+                if let Some(namespace) = &resource.namespace {
+                    write!(f, " in {namespace}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
