@@ -17,6 +17,10 @@ pub struct ApiRequest {
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request is about a resource, and a box would be an allocation for each"
+)]
 pub enum ApiSubject {
     /// A resource, known to the server or not.
     Resource(ApiResource),
