@@ -45,14 +45,43 @@ pub struct ApiResource {
     pub namespace: Option<String>,
     /// The object's name, where the path or a `metadata.name` field selector gives it.
     pub name: Option<String>,
-    /// What follows a proxy subresource: the path that the node, pod or service is asked for, with its leading slash.
+    /// What follows a subresource, decoded and with its leading slash. For the proxies of nodes, pods and services the path that
+    /// they are asked for; of other subresources, only those of aggregated APIs have any.
     pub proxied: Option<String>,
-    /// The label selector as it was written.
+    /// The label selector as it was written, where the server reads one: to list, watch and delete many.
     pub label_selector: Option<String>,
-    /// The field selector as it was written.
+    /// The field selector as it was written, likewise.
     pub field_selector: Option<String>,
     /// What runs or is reached by `exec`, `attach` and `portforward`.
     pub session: Option<ApiSession>,
+}
+
+impl ApiResource {
+    /// Whether it is a node's, pod's or service's own server that answers, through the API server.
+    #[must_use]
+    pub fn is_proxy(&self) -> bool {
+        self.group.is_empty()
+            && matches!(self.resource.as_str(), "nodes" | "pods" | "services")
+            && self.subresource.as_deref() == Some("proxy")
+    }
+
+    /// The object's own name: what is proxied to may be written with a scheme and a port around it, as `https:web:8443`, and then
+    /// the server's authorization sees all of that as the name.
+    ///
+    /// Source: `k8s.io/apimachinery/pkg/util/net`, `SplitSchemeNamePort`.
+    #[must_use]
+    pub fn object_name(&self) -> Option<&str> {
+        let name = self.name.as_deref()?;
+        if !self.is_proxy() {
+            return Some(name);
+        }
+        let mut parts = name.splitn(3, ':');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(_scheme), Some(name), Some(_port)) => Some(name),
+            (Some(name), _, _) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// What `exec`, `attach` and `portforward` ask for.

@@ -3,6 +3,7 @@
 //! The one way to a [`Permit`] is [`Ruling::permit`], and the one way to a [`Ruling`] is a [`ChainPolicy`].
 
 mod algebra;
+mod api;
 pub mod catalog;
 mod classify;
 mod compiled;
@@ -17,6 +18,7 @@ mod parser;
 mod path;
 mod permit;
 
+pub use api::{Doubt, MAX_TARGET, Typed, type_request};
 pub use classify::{
     Classified, CopyFormat, CopyLayout, Lasting, PathMove, Settings, Touch, Unclassified, classify,
 };
