@@ -101,6 +101,7 @@ fn with_text(number: u64, verdict: Effect, text: &str) -> Event {
             },
             observed: None,
             effects: EffectSet::EMPTY.with(SqlEffect::Read),
+            verb: None,
             recording: bailiff_model::Recording::default(),
         }),
         rows: 1,

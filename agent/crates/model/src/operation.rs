@@ -10,6 +10,19 @@ use serde::{Deserialize, Serialize};
 pub enum Protocol {
     /// PostgreSQL's frontend/backend protocol, version 3.
     Postgres,
+    /// The Kubernetes API: HTTP/1.1 and HTTP/2.
+    Kubernetes,
+}
+
+impl Protocol {
+    /// The name that targets, records and metrics use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
 }
 
 /// What a SQL statement does.

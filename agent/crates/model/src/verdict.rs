@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EffectSet, Recording};
+use crate::{ApiVerb, EffectSet, Recording};
 
 /// What a rule says. The order is the algebra: the strictest is the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -92,8 +92,10 @@ pub struct Decision {
     pub reason: Reason,
     /// What the policies in Observe mode would have decided, where that differs.
     pub observed: Option<(Effect, Reason)>,
-    /// What the operation does.
+    /// What the statement does; nothing where it's a request to the Kubernetes API.
     pub effects: EffectSet,
+    /// What the request to the Kubernetes API does; `None` where it's a statement.
+    pub verb: Option<ApiVerb>,
     /// How much of it is recorded.
     pub recording: Recording,
 }

@@ -1,5 +1,8 @@
-//! Requests to the Kubernetes API.
+//! Requests to the Kubernetes API: what they are, what rules say of them, and deciding.
 
+mod decide;
+pub(crate) mod rule;
 mod typing;
 
+pub(crate) use decide::Allowed;
 pub use typing::{Doubt, MAX_TARGET, Typed, type_request};

@@ -10,6 +10,7 @@ use bailiff_model::{
     SourceAddress, TargetName, WhenFull,
 };
 
+use crate::api::rule::ApiRule;
 use crate::catalog::Catalog;
 use crate::connection::{ClientTls, ConnectAs, Credential, Proof, UpstreamTls};
 use crate::detect::DetectRule;
@@ -161,11 +162,16 @@ pub(crate) struct Scope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) name: Arc<str>,
+    /// What its rules are about. Targets of another protocol aren't its concern.
+    pub(crate) protocol: Protocol,
     pub(crate) mode: Mode,
     /// `None` for every target.
     pub(crate) targets: Option<Vec<TargetName>>,
     pub(crate) subjects: Vec<Subject>,
+    /// Rules about statements.
     pub(crate) rules: Vec<Rule>,
+    /// Rules about requests to the Kubernetes API.
+    pub(crate) requests: Vec<ApiRule>,
     pub(crate) masks: Vec<MaskedColumn>,
     pub(crate) detect: Vec<DetectRule>,
     pub(crate) recording: Recording,
@@ -174,11 +180,12 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Whether it is about a hop at a target. Somebody of whom nothing is known may be anybody.
-    pub(crate) fn about(&self, target: &TargetName, hop: &Hop) -> About {
-        let here = self
-            .targets
-            .as_ref()
-            .is_none_or(|targets| targets.contains(target));
+    pub(crate) fn about(&self, target: &Target, hop: &Hop) -> About {
+        let here = self.protocol == target.protocol
+            && self
+                .targets
+                .as_ref()
+                .is_none_or(|targets| targets.contains(&target.name));
         match &hop.kind {
             _ if !here => About::Another,
             _ if self.subjects.is_empty() => About::Hop,
@@ -292,6 +299,7 @@ impl PolicySet {
         let masked = |target: &Target| {
             self.policies.iter().any(|policy| {
                 policy.mode == Mode::Enforce
+                    && policy.protocol == target.protocol
                     && !policy.masks.is_empty()
                     && policy
                         .targets

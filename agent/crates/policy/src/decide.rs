@@ -20,9 +20,12 @@ mod ruling;
 
 use std::sync::Arc;
 
-use bailiff_model::{Chain, Decision, Effect, EffectSet, Mode, Reason, Recording, SqlEffect, Statement};
+use bailiff_model::{
+    Chain, Decision, Effect, EffectSet, Mode, Protocol, Reason, Recording, SqlEffect, Statement,
+};
 
 use crate::algebra::{Judged, strictest};
+use crate::api::Allowed;
 use crate::catalog::Names;
 use crate::classify::{Classified, CopyOut, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
@@ -38,14 +41,15 @@ pub use ruling::{Denial, Ruling};
 /// The policies that are about one chain at one target.
 #[derive(Debug, Clone)]
 pub struct ChainPolicy {
-    target: Arc<Target>,
+    pub(crate) target: Arc<Target>,
     generation: u64,
     /// For each hop, from the origin to the caller.
-    hops: Vec<Vec<(Arc<Policy>, About)>>,
+    pub(crate) hops: Vec<Vec<(Arc<Policy>, About)>>,
     masked: Arc<[MaskedColumn]>,
     secrets: Arc<SecretsCache>,
     detect: Vec<DetectRule>,
-    recording: Recording,
+    pub(crate) recording: Recording,
+    pub(crate) allowed: Allowed,
 }
 
 impl PolicySet {
@@ -58,7 +62,7 @@ impl PolicySet {
             .map(|hop| {
                 self.policies
                     .iter()
-                    .map(|policy| (Arc::clone(policy), policy.about(&target.name, hop)))
+                    .map(|policy| (Arc::clone(policy), policy.about(target, hop)))
                     .filter(|(_, about)| *about != About::Another)
                     .collect()
             })
@@ -90,6 +94,7 @@ impl PolicySet {
             secrets: Arc::clone(&self.secrets),
             detect,
             recording,
+            allowed: Allowed::default(),
         }
     }
 }
@@ -172,7 +177,8 @@ impl ChainPolicy {
                 || policies.iter().any(|(policy, about)| {
                     policy.mode == Mode::Enforce
                         && *about == About::Hop
-                        && policy.rules.iter().any(|rule| rule.action != Effect::Deny)
+                        && (policy.rules.iter().any(|rule| rule.action != Effect::Deny)
+                            || policy.requests.iter().any(|rule| rule.action != Effect::Deny))
                 });
             if !may {
                 let reason = Reason {
@@ -182,7 +188,10 @@ impl ChainPolicy {
                     message: Arc::from("no policy allows anything here"),
                 };
                 return Err(Denial {
-                    message: Arc::from("access to this database is denied by policy"),
+                    message: Arc::from(match self.target.protocol {
+                        Protocol::Postgres => "access to this database is denied by policy",
+                        Protocol::Kubernetes => "access to the Kubernetes API is denied by policy",
+                    }),
                     reason,
                 });
             }
@@ -401,25 +410,15 @@ impl ChainPolicy {
             effect,
             because: reason,
         } = judged;
-        let message = match effect {
-            Effect::Allow => None,
-            Effect::Deny => Some(Arc::clone(&reason.message)),
-            Effect::RequireApproval => Some(Arc::from(format!(
-                "{} (it needs an approval, and none can be given yet)",
-                reason.message
-            ))),
-        };
         let observed = watched.filter(|watched| watched.effect != effect);
         Ruling {
-            denial: message.map(|message| Denial {
-                message,
-                reason: reason.clone(),
-            }),
+            denial: Denial::of(effect, &reason),
             decision: Arc::new(Decision {
                 verdict: effect,
                 reason,
                 observed: observed.map(|watched| (watched.effect, watched.because)),
                 effects,
+                verb: None,
                 recording,
             }),
             mask_plan,

@@ -266,6 +266,7 @@ impl SessionEvidence {
                 reason: denial.reason.clone(),
                 observed: None,
                 effects: EffectSet::EMPTY,
+                verb: None,
                 recording: Recording::of_level(RecordingLevel::Metadata),
             }),
             rows: 0,

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiff_model::{Chain, OriginalDst};
+use bailiff_model::{Chain, OriginalDst, Protocol};
 use bailiff_policy::{ChainPolicy, Denial, DialPermit, Target};
 use bailiff_wire::postgres::build;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -56,6 +56,11 @@ pub(crate) async fn serve(shared: Rc<WorkerShared>, accepted: Accepted) {
         metrics.refused("no_target");
         return;
     };
+    if target.protocol != Protocol::Postgres {
+        // What isn't understood isn't served.
+        metrics.refused("protocol");
+        return;
+    }
     let chain = Arc::new(chain);
     let policy = set.for_chain(&target, &chain);
     metrics.connections.inc();

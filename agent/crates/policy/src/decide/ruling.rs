@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{Decision, Effect, EffectSet, Reason, Recording};
+use bailiff_model::{ApiVerb, Decision, Effect, EffectSet, Reason, Recording};
 
+use crate::algebra::Judged;
 use crate::classify::{CopyFormat, Lasting};
 use crate::detect::Detection;
 use crate::mask::MaskPlan;
@@ -16,6 +17,24 @@ pub struct Denial {
     pub message: Arc<str>,
     /// Which policy, rule and hop.
     pub reason: Reason,
+}
+
+impl Denial {
+    /// Why something isn't allowed; `None` where it is.
+    pub(super) fn of(effect: Effect, reason: &Reason) -> Option<Self> {
+        let message = match effect {
+            Effect::Allow => return None,
+            Effect::Deny => Arc::clone(&reason.message),
+            Effect::RequireApproval => Arc::from(format!(
+                "{} (it needs an approval, and none can be given yet)",
+                reason.message
+            )),
+        };
+        Some(Self {
+            message,
+            reason: reason.clone(),
+        })
+    }
 }
 
 /// A decision. Made only by a [`ChainPolicy`].
@@ -32,6 +51,36 @@ pub struct Ruling {
 }
 
 impl Ruling {
+    /// Of a request to the Kubernetes API.
+    pub(crate) fn of_request(
+        judged: Judged<Reason>,
+        observed: Option<Judged<Reason>>,
+        verb: ApiVerb,
+        recording: Recording,
+    ) -> Self {
+        let Judged {
+            effect,
+            because: reason,
+        } = judged;
+        Self {
+            denial: Denial::of(effect, &reason),
+            decision: Arc::new(Decision {
+                verdict: effect,
+                reason,
+                observed: observed.map(|watched| (watched.effect, watched.because)),
+                effects: EffectSet::EMPTY,
+                verb: Some(verb),
+                recording,
+            }),
+            mask_plan: None,
+            detection: None,
+            copy_format: None,
+            moves_search_path: false,
+            changes_session: false,
+            lasting: Lasting::default(),
+        }
+    }
+
     /// Leave to pass one such operation on, where it's allowed.
     pub fn permit(&self) -> Option<Permit> {
         // RequireApproval: nobody can approve yet, and uncertainty denies.
@@ -68,7 +117,13 @@ impl Ruling {
         self.decision.observed.as_ref()
     }
 
-    /// What the operation does.
+    /// What a request to the Kubernetes API does; `None` for statements.
+    #[must_use]
+    pub fn verb(&self) -> Option<ApiVerb> {
+        self.decision.verb
+    }
+
+    /// What a statement does; nothing for requests to the Kubernetes API.
     #[must_use]
     pub fn effects(&self) -> EffectSet {
         self.decision.effects
@@ -138,6 +193,7 @@ impl Ruling {
         let denial = self.denial.clone()?;
         let decision = Decision {
             effects: drawing.decision.effects,
+            verb: drawing.decision.verb,
             ..(*self.decision).clone()
         };
         Some(Arc::new(Self {

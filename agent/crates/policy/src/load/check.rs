@@ -2,8 +2,10 @@
 
 mod action;
 mod connection;
+mod kubernetes;
 mod policy;
 mod recording;
+mod request;
 mod rule;
 mod target;
 

@@ -2,6 +2,7 @@
 
 pub(super) mod connection;
 mod recording;
+mod request;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use crate::mask::MaskedUse;
 use connection::{ConnectAsSpec, CredentialSpec, TlsSpec};
 
 pub(super) use recording::RecordingSpec;
+pub(super) use request::RequestSpec;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,8 +62,7 @@ pub(super) struct TargetSpec {
     pub(super) unknown: Effect,
     #[serde(default)]
     pub(super) recording: TargetRecording,
-    #[serde(default = "public")]
-    pub(super) search_path: Spanned<Vec<String>>,
+    pub(super) search_path: Option<Spanned<Vec<String>>>,
     #[serde(default)]
     pub(super) plain_relations: Vec<Spanned<String>>,
     pub(super) tls: Option<TlsSpec>,
@@ -108,7 +109,8 @@ pub(super) struct SubjectSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RuleSpec {
     pub(super) name: Spanned<String>,
-    pub(super) effects: Spanned<Vec<SqlEffect>>,
+    pub(super) effects: Option<Spanned<Vec<SqlEffect>>>,
+    pub(super) requests: Option<Spanned<Vec<Spanned<RequestSpec>>>>,
     pub(super) relations: Option<Spanned<Vec<String>>>,
     pub(super) functions: Option<Spanned<Vec<String>>>,
     #[serde(rename = "where")]
@@ -173,9 +175,4 @@ pub(super) struct HashSpec {
 
 fn deny() -> Effect {
     Effect::Deny
-}
-
-fn public() -> Spanned<Vec<String>> {
-    let nowhere = serde_saphyr::Location::UNKNOWN;
-    Spanned::new(vec!["public".to_owned()], nowhere, nowhere)
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bailiff_model::Protocol;
 use serde_saphyr::Spanned;
 
 use super::super::schema::connection::{
@@ -212,11 +213,7 @@ pub(super) fn compile_connect_as(
             "give user",
         );
     }
-    for target in targets.iter().filter(|target| {
-        spec.targets
-            .iter()
-            .any(|named| named.value == "*" || named.value == target.name.as_str())
-    }) {
+    for target in targets.iter().filter(|target| is_database_of(spec, target)) {
         check_proof(proof.as_ref(), &target.tls_upstream, line, report);
         let Some(user) = user else { continue };
         let fits = match &target.credential {
@@ -245,6 +242,15 @@ pub(super) fn compile_connect_as(
     }
 }
 
+/// Whether a policy about SQL is about a target.
+fn is_database_of(spec: &PolicySpec, target: &Target) -> bool {
+    target.protocol == Protocol::Postgres
+        && spec
+            .targets
+            .iter()
+            .any(|named| named.value == "*" || named.value == target.name.as_str())
+}
+
 /// What a mask needs of the way to the target.
 pub(super) fn check_masks(resource: &Resource<PolicySpec>, targets: &[Target], report: &mut Report<'_>) {
     let spec = &resource.spec;
@@ -252,11 +258,7 @@ pub(super) fn check_masks(resource: &Resource<PolicySpec>, targets: &[Target], r
     let Some(line) = mask.or_else(|| spec.detect.first().map(|detect| detect.find.referenced.line())) else {
         return;
     };
-    for target in targets.iter().filter(|target| {
-        spec.targets
-            .iter()
-            .any(|named| named.value == "*" || named.value == target.name.as_str())
-    }) {
+    for target in targets.iter().filter(|target| is_database_of(spec, target)) {
         if target.tls_upstream.mode == UpstreamTlsMode::Prefer {
             report.add(
                 line,

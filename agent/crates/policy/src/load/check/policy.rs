@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use bailiff_model::TargetName;
+use bailiff_model::{Protocol, TargetName};
 use serde_saphyr::Spanned;
 
 use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
 use super::action::{compile_action, compile_detect};
 use super::connection::{check_masks, compile_connect_as};
 use super::recording::compile_recording;
+use super::request::{check_api_reach, compile_api_rule};
 use super::rule::{check_reach, compile_rule};
 use super::{Report, check_name};
+use crate::api::rule::ApiRule;
 use crate::compiled::{Policy, Rule, Subject, Target};
 use crate::glob::Glob;
 use crate::mask::MaskedColumn;
@@ -56,20 +58,19 @@ pub(super) fn compile_policy(
     for subject in &spec.subjects {
         check_subject(subject, report);
     }
-    let rules: Vec<Rule> = spec.rules.iter().map(|rule| compile_rule(rule, report)).collect();
-    check_reach(&rules, &spec.rules, report);
+    let Rules { sql, api } = compile_rules(spec, report);
+    check_reach(&sql, report);
+    check_api_reach(&api, report);
+    let protocol = protocol_of(spec, report);
+    check_protocol(spec, protocol, targets, report);
     let recording = compile_recording(&spec.recording, report);
-    for (rule, written) in rules.iter().zip(&spec.rules) {
-        if rule
-            .recording
-            .is_some_and(|more| recording.join(more) == recording)
-        {
+    let of_sql = sql.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));
+    let of_api = api.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));
+    for (rule, more, line) in of_sql.chain(of_api) {
+        if more.is_some_and(|more| recording.join(more) == recording) {
             report.add(
-                written.name.referenced.line(),
-                format!(
-                    "rule {:?} records no more than the policy does already",
-                    rule.name
-                ),
+                line,
+                format!("rule {rule:?} records no more than the policy does already"),
                 "leave its `recording` out, or ask for more",
             );
         }
@@ -95,6 +96,7 @@ pub(super) fn compile_policy(
     check_masks(resource, targets, report);
     Policy {
         name: Arc::from(name.value.as_str()),
+        protocol,
         mode: spec.mode,
         targets: (!spec.targets.iter().any(|target| target.value == "*")).then(|| {
             spec.targets
@@ -107,7 +109,8 @@ pub(super) fn compile_policy(
             .iter()
             .map(|subject| compile_subject(&subject.value))
             .collect(),
-        rules,
+        rules: sql.into_iter().map(|(rule, _)| rule).collect(),
+        requests: api.into_iter().map(|(rule, _)| rule).collect(),
         masks,
         detect: spec
             .detect
@@ -116,6 +119,101 @@ pub(super) fn compile_policy(
             .collect(),
         recording,
         connect_as,
+    }
+}
+
+/// The rules of a policy, with the lines at which they stand.
+#[derive(Default)]
+struct Rules {
+    sql: Vec<(Rule, u64)>,
+    api: Vec<(ApiRule, u64)>,
+}
+
+fn compile_rules(spec: &PolicySpec, report: &mut Report<'_>) -> Rules {
+    let mut rules = Rules::default();
+    for rule in &spec.rules {
+        let line = rule.name.referenced.line();
+        match (&rule.requests, &rule.effects) {
+            (Some(requests), _) => rules.api.push((compile_api_rule(rule, requests, report), line)),
+            (None, Some(effects)) => rules.sql.push((compile_rule(rule, effects, report), line)),
+            (None, None) => report.add(
+                line,
+                format!(
+                    "rule {:?} can never match: it names neither `effects` nor `requests`",
+                    rule.name.value
+                ),
+                "name `effects` of SQL, or `requests` to the Kubernetes API",
+            ),
+        }
+    }
+    rules
+}
+
+/// What a policy is about: the Kubernetes API where a rule of it has `requests`, else SQL.
+fn protocol_of(spec: &PolicySpec, report: &mut Report<'_>) -> Protocol {
+    let Some(first) = spec.rules.iter().find(|rule| rule.requests.is_some()) else {
+        return Protocol::Postgres;
+    };
+    let sql = spec
+        .rules
+        .iter()
+        .find(|rule| rule.requests.is_none() && rule.effects.is_some())
+        .map(|rule| ("a rule with `effects`", rule.name.referenced.line()));
+    let masks = spec
+        .masks
+        .first()
+        .map(|mask| ("`masks` of columns", mask.action.referenced.line()));
+    let detect = spec
+        .detect
+        .first()
+        .map(|detect| ("`detect`", detect.find.referenced.line()));
+    let connect_as = spec
+        .connect_as
+        .as_ref()
+        .map(|written| ("`connectAs`", written.referenced.line()));
+    for (what, line) in [sql, masks, detect, connect_as].into_iter().flatten() {
+        report.add(
+            line,
+            format!(
+                "the policy has {what}, which is about SQL, and rule {:?} with `requests`, which is about the Kubernetes API",
+                first.name.value
+            ),
+            "write two policies, one for each",
+        );
+    }
+    Protocol::Kubernetes
+}
+
+/// A policy at targets of which no rule of it can match anything.
+fn check_protocol(spec: &PolicySpec, protocol: Protocol, targets: &[Target], report: &mut Report<'_>) {
+    let (about, instead) = match protocol {
+        Protocol::Postgres => (
+            "SQL",
+            "write rules with `requests` for it, in a policy of their own",
+        ),
+        Protocol::Kubernetes => (
+            "the Kubernetes API",
+            "write rules with `effects` for it, in a policy of their own",
+        ),
+    };
+    for written in &spec.targets {
+        let mut named = targets
+            .iter()
+            .filter(|target| written.value == "*" || target.name.as_str() == written.value)
+            .peekable();
+        let any = named.peek().is_some();
+        if any && named.all(|target| target.protocol != protocol) {
+            let what = if written.value == "*" {
+                "no target speaks that".to_owned()
+            } else {
+                format!("target {:?} doesn't speak that", written.value)
+            };
+            report.add(
+                written.referenced.line(),
+                format!("the policy is about {about}, and {what}, so that it never applies there"),
+                instead,
+            );
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bailiff_model::{Condition, Effect, EffectSet, SqlEffect};
+use serde_saphyr::Spanned;
 
 use super::super::schema::RuleSpec;
 use super::recording::compile_recording;
@@ -11,20 +12,24 @@ use crate::compiled::{Rule, Scope};
 use crate::glob::Glob;
 use crate::mask::MaskedUse;
 
-pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
+pub(super) fn compile_rule(
+    spec: &RuleSpec,
+    written: &Spanned<Vec<SqlEffect>>,
+    report: &mut Report<'_>,
+) -> Rule {
     let never = |what: &str| format!("rule {:?} can never match: {what}", spec.name.value);
-    if spec.effects.value.is_empty() {
+    if written.value.is_empty() {
         report.add(
-            spec.effects.referenced.line(),
+            written.referenced.line(),
             never("it names no effect"),
             format!("effects are: {}", all_effects()),
         );
     }
-    let effects: EffectSet = spec.effects.value.iter().copied().collect();
+    let effects: EffectSet = written.value.iter().copied().collect();
     if effects.contains(SqlEffect::Unknown) && spec.action == Effect::Allow {
         let mend = "what can't be told is answered by the target's `unknown`";
         report.add(
-            spec.effects.referenced.line(),
+            written.referenced.line(),
             never("no rule can allow `unknown`"),
             mend,
         );
@@ -60,7 +65,7 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
     });
     if spec.action == Effect::Allow && effects.contains(SqlEffect::Replication) && relations.is_some() {
         report.add(
-            spec.effects.referenced.line(),
+            written.referenced.line(),
             never("`replication` takes the changes of all relations, so `relations` can't bound it"),
             "allow `replication` in a rule of its own, without `relations`",
         );
@@ -71,7 +76,7 @@ pub(super) fn compile_rule(spec: &RuleSpec, report: &mut Report<'_>) -> Rule {
         && functions.is_none()
     {
         report.add(
-            spec.effects.referenced.line(),
+            written.referenced.line(),
             format!(
                 "rule {:?} can never allow `execute`: what a function touches isn't known, so `relations` can't bound it",
                 spec.name.value
@@ -266,31 +271,31 @@ fn compile_masked(spec: &RuleSpec, report: &mut Report<'_>) -> Vec<MaskedUse> {
 }
 
 /// Rules of one policy that others leave nothing to do.
-pub(super) fn check_reach(rules: &[Rule], specs: &[RuleSpec], report: &mut Report<'_>) {
-    for (place, (rule, spec)) in rules.iter().zip(specs).enumerate() {
-        let line = spec.name.referenced.line();
-        if rules.iter().take(place).any(|earlier| earlier.name == rule.name) {
+pub(super) fn check_reach(rules: &[(Rule, u64)], report: &mut Report<'_>) {
+    for (place, (rule, line)) in rules.iter().enumerate() {
+        let line = *line;
+        if rules
+            .iter()
+            .take(place)
+            .any(|(earlier, _)| earlier.name == rule.name)
+        {
             report.add(
                 line,
                 format!("rule {:?} is defined twice", rule.name),
                 "give one another name",
             );
         }
-        let hidden = rules
-            .iter()
-            .zip(specs)
-            .enumerate()
-            .find(|(other, (stricter, _))| {
-                *other != place
-                    && stricter.action < rule.action
-                    && rule
-                        .effects
-                        .iter()
-                        .all(|effect| stricter.effects.contains(effect))
-                    && covers_names(stricter.relations.as_deref(), rule.relations.as_deref())
-                    && stricter.functions.is_none()
-                    && stricter.scope == Scope::default()
-            });
+        let hidden = rules.iter().enumerate().find(|(other, (stricter, _))| {
+            *other != place
+                && stricter.action < rule.action
+                && rule
+                    .effects
+                    .iter()
+                    .all(|effect| stricter.effects.contains(effect))
+                && covers_names(stricter.relations.as_deref(), rule.relations.as_deref())
+                && stricter.functions.is_none()
+                && stricter.scope == Scope::default()
+        });
         if let Some((_, (stricter, _))) = hidden {
             let reason = format!(
                 "rule {:?} can never take effect: rule {:?} is stricter and matches all that it matches",

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use bailiff_model::TargetName;
+use bailiff_model::{Protocol, TargetName};
 
 use super::super::schema::{Resource, TargetSpec};
 use super::connection::compile_connection;
-use super::{Report, check_name, relation_glob};
+use super::{Report, check_name, kubernetes, relation_glob};
 use crate::compiled::{Endpoint, Target};
 
 pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Report<'_>) -> Target {
@@ -14,9 +14,9 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
     let name = &resource.metadata.name;
     check_name(name, report);
     let mut endpoints = Vec::new();
-    if spec.search_path.value.is_empty() {
+    if let Some(written) = spec.search_path.as_ref().filter(|path| path.value.is_empty()) {
         report.add(
-            spec.search_path.referenced.line(),
+            written.referenced.line(),
             "`searchPath` is empty, so that no rule allows a name without a schema",
             "leave it out for [public], or list the schemas of the database's search_path",
         );
@@ -47,6 +47,9 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         .filter_map(|written| relation_glob(&written.value, written.referenced.line(), report))
         .collect();
     let connection = compile_connection(spec, report);
+    if spec.protocol == Protocol::Kubernetes {
+        kubernetes::check(resource, report);
+    }
     Target {
         name: TargetName::new(name.value.as_str()),
         protocol: spec.protocol,
@@ -57,7 +60,10 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         unknown: spec.unknown,
         when_full: spec.recording.when_full,
         catalog: connection.catalog,
-        search_path: spec.search_path.value.clone(),
+        search_path: match &spec.search_path {
+            Some(written) => written.value.clone(),
+            None => vec!["public".to_owned()],
+        },
         plain_relations,
         tls_client: connection.client,
         tls_upstream: connection.upstream,

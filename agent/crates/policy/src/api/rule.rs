@@ -1,0 +1,544 @@
+//! What rules about requests match and cover. `docs/kubernetes.md` tells the same to those who write them.
+//!
+//! **Deny and RequireApproval** match a request that *may* be what the rule names. What isn't said may be anything: a list over
+//! all namespaces touches each, a request without a name touches any name, a session without a command any command.
+//!
+//! **Allow** covers a request only if it is *wholly* what one of the rule's entries names.
+
+use std::sync::Arc;
+
+use bailiff_model::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Effect, Recording};
+
+use crate::glob::Glob;
+
+/// One rule about requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiRule {
+    pub(crate) name: Arc<str>,
+    pub(crate) requests: Vec<RequestMatch>,
+    pub(crate) action: Effect,
+    pub(crate) message: Option<Arc<str>>,
+    /// What is recorded of requests that it touches, beside what the policy says.
+    pub(crate) recording: Option<Recording>,
+}
+
+impl ApiRule {
+    /// Whether a request may be what the rule names.
+    pub(crate) fn touches(&self, request: &ApiRequest) -> bool {
+        self.requests.iter().any(|entry| entry.touches(request))
+    }
+
+    /// Whether the rule names all that a request may be.
+    pub(crate) fn covers(&self, request: &ApiRequest) -> bool {
+        self.requests.iter().any(|entry| entry.covers(request))
+    }
+}
+
+/// Requests that a rule names. What is given must all match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RequestMatch {
+    /// `None` for any.
+    pub(crate) verbs: Option<VerbSet>,
+    pub(crate) groups: Option<Vec<Glob>>,
+    pub(crate) resources: Option<Vec<ResourceGlob>>,
+    pub(crate) namespaces: Option<Vec<Glob>>,
+    pub(crate) names: Option<Vec<Glob>>,
+    /// Paths that are no resources'. Never given together with what is about resources.
+    pub(crate) paths: Option<Vec<Glob>>,
+    pub(crate) dry_run: Option<bool>,
+    pub(crate) containers: Option<Vec<Glob>>,
+    pub(crate) commands: Option<Vec<CommandGlob>>,
+    pub(crate) tty: Option<bool>,
+}
+
+/// Subresources that open a session in a container. A rule that allows `create` lets them begin by whichever method carries them.
+const SESSIONS: [&str; 3] = ["exec", "attach", "portforward"];
+
+/// Subresources through which a caller gets round rules, or does what the resource's name doesn't tell: no `*` covers them.
+pub(crate) const SIDE_DOORS: [&str; 8] = [
+    // Code and connections inside of containers.
+    "exec",
+    "attach",
+    "portforward",
+    "ephemeralcontainers",
+    // Whatever is served behind; of nodes that's the kubelet's own exec.
+    "proxy",
+    // Makes credentials.
+    "token",
+    "approval",
+    // Deletes pods by creating something.
+    "eviction",
+];
+
+/// Subresources that are something else than the object which they belong to. Under all others it may be read or changed.
+const APART: [&str; 8] = [
+    "exec",
+    "attach",
+    "portforward",
+    "proxy",
+    "log",
+    "token",
+    "eviction",
+    "binding",
+];
+
+/// What the kubelet serves behind `nodes/proxy`, whatever the method.
+const KUBELET: [(&str, Option<&str>); 5] = [
+    ("pods", None),
+    ("pods", Some("log")),
+    ("pods", Some("exec")),
+    ("pods", Some("attach")),
+    ("pods", Some("portforward")),
+];
+
+impl RequestMatch {
+    fn touches(&self, request: &ApiRequest) -> bool {
+        match &request.subject {
+            // Uncertainty denies: it may be anything.
+            ApiSubject::Unknown => true,
+            ApiSubject::Path(path) => {
+                !self.is_about_resources()
+                    && self.verb_touched(request.verb, None)
+                    && self.dry_run_touched(request)
+                    && self.paths.as_ref().is_none_or(|globs| {
+                        let bare = path.strip_suffix('/').unwrap_or(path);
+                        any(globs, path) || any(globs, bare)
+                    })
+            }
+            ApiSubject::Resource(resource) => {
+                self.paths.is_none()
+                    && (self.touches_resource(request, resource) || self.touches_kubelet(resource))
+            }
+        }
+    }
+
+    fn touches_resource(&self, request: &ApiRequest, resource: &ApiResource) -> bool {
+        self.verb_touched(request.verb, Some(resource))
+            && self
+                .groups
+                .as_ref()
+                .is_none_or(|globs| group_touched(globs, resource))
+            && self
+                .resources
+                .as_ref()
+                .is_none_or(|globs| self.resource_touched(globs, resource))
+            && self
+                .namespaces
+                .as_ref()
+                .is_none_or(|globs| match &resource.namespace {
+                    Some(namespace) => any(globs, namespace),
+                    // A single object without a namespace lies in none; the server has no way to one of a namespace but by it.
+                    None => {
+                        resource.name.is_none() && reaches_many(request.verb)
+                            || globs.iter().any(Glob::is_any)
+                    }
+                })
+            && self
+                .names
+                .as_ref()
+                .is_none_or(|globs| name_touched(globs, resource))
+            && self.dry_run_touched(request)
+            && self.session_touched(resource)
+    }
+
+    /// Deny of `get` is also of `list` and `watch`, which return the same; and so on, as docs/kubernetes.md has it.
+    fn verb_touched(&self, verb: ApiVerb, resource: Option<&ApiResource>) -> bool {
+        let Some(verbs) = self.verbs else {
+            return true;
+        };
+        let subresource = resource.and_then(|resource| resource.subresource.as_deref());
+        let is_session = subresource.is_some_and(|name| SESSIONS.contains(&name));
+        let implied: &[ApiVerb] = match verb {
+            // Uncertainty denies.
+            ApiVerb::Unknown => return true,
+            ApiVerb::Get if is_session => &[ApiVerb::Create],
+            ApiVerb::Create if is_session => &[ApiVerb::Get],
+            ApiVerb::Create if subresource == Some("eviction") => &[ApiVerb::Delete],
+            ApiVerb::List | ApiVerb::Head => &[ApiVerb::Get],
+            ApiVerb::Watch => &[ApiVerb::Get, ApiVerb::List],
+            ApiVerb::DeleteCollection => &[ApiVerb::Delete],
+            // Both change, and both make what isn't there: a patch by server-side apply, an update of some resources.
+            ApiVerb::Update if subresource.is_none() => &[ApiVerb::Patch, ApiVerb::Create],
+            ApiVerb::Patch if subresource.is_none() => &[ApiVerb::Update, ApiVerb::Create],
+            ApiVerb::Update => &[ApiVerb::Patch],
+            ApiVerb::Patch => &[ApiVerb::Update],
+            _ => &[],
+        };
+        verbs.contains(verb) || implied.iter().any(|verb| verbs.contains(*verb))
+    }
+
+    fn resource_touched(&self, globs: &[ResourceGlob], resource: &ApiResource) -> bool {
+        let names = |name: &str, subresource: Option<&str>| {
+            globs
+                .iter()
+                .any(|glob| glob.matches(name, subresource) || glob.is_any())
+        };
+        let subresource = resource.subresource.as_deref();
+        let deletes = self
+            .verbs
+            .is_none_or(|verbs| verbs.contains(ApiVerb::Delete) || verbs.contains(ApiVerb::DeleteCollection));
+        names(&resource.resource, subresource)
+            || match subresource {
+                Some("eviction") => deletes && names(&resource.resource, None),
+                Some(other) => !APART.contains(&other) && names(&resource.resource, None),
+                None => false,
+            }
+    }
+
+    /// Behind a node's proxy any pod of that node can be read and entered: uncertainty denies.
+    fn touches_kubelet(&self, resource: &ApiResource) -> bool {
+        resource.group.is_empty()
+            && resource.resource == "nodes"
+            && resource.subresource.as_deref() == Some("proxy")
+            && self.verbs.is_none_or(|verbs| {
+                [ApiVerb::Get, ApiVerb::List, ApiVerb::Create]
+                    .iter()
+                    .any(|verb| verbs.contains(*verb))
+            })
+            && self.groups.as_ref().is_none_or(|globs| any(globs, ""))
+            && self.resources.as_ref().is_none_or(|globs| {
+                KUBELET
+                    .iter()
+                    .any(|(name, subresource)| globs.iter().any(|glob| glob.matches(name, *subresource)))
+            })
+    }
+
+    fn dry_run_touched(&self, request: &ApiRequest) -> bool {
+        match self.dry_run {
+            None => true,
+            Some(true) => request.dry_run,
+            Some(false) => !surely_dry(request),
+        }
+    }
+
+    fn session_touched(&self, resource: &ApiResource) -> bool {
+        if !self.asks_for_session() {
+            return true;
+        }
+        let session = resource.session.as_ref();
+        let subresource = resource.subresource.as_deref();
+        let has_container = matches!(subresource, Some("exec" | "attach" | "log"));
+        // What isn't said may be anything: uncertainty denies.
+        let container = self.containers.as_ref().is_none_or(|globs| {
+            has_container
+                && session
+                    .and_then(|session| session.container.as_deref())
+                    .is_none_or(|container| any(globs, container))
+        });
+        let command = self.commands.as_ref().is_none_or(|globs| {
+            subresource == Some("exec")
+                && session
+                    .filter(|session| !session.command.is_empty())
+                    .is_none_or(|session| globs.iter().any(|glob| glob.matches(&session.command)))
+        });
+        let tty = self.tty.is_none_or(|tty| {
+            matches!(subresource, Some("exec" | "attach")) && session.is_none_or(|session| session.tty == tty)
+        });
+        container && command && tty
+    }
+
+    fn covers(&self, request: &ApiRequest) -> bool {
+        if request.verb == ApiVerb::Unknown {
+            return false;
+        }
+        let dry_run = self.dry_run.is_none_or(|dry| {
+            if dry {
+                surely_dry(request)
+            } else {
+                !request.dry_run
+            }
+        });
+        let verb = |verb: ApiVerb| self.verbs.is_none_or(|verbs| verbs.contains(verb));
+        dry_run
+            && match &request.subject {
+                ApiSubject::Unknown => false,
+                ApiSubject::Path(path) => {
+                    !self.is_about_resources()
+                        && verb(request.verb)
+                        && self.paths.as_ref().is_none_or(|globs| any(globs, path))
+                }
+                ApiSubject::Resource(resource) => {
+                    // A session is more than a read, whichever method it begins with.
+                    let needed = if resource.subresource.as_deref().is_some_and(is_session) {
+                        ApiVerb::Create
+                    } else {
+                        request.verb
+                    };
+                    self.paths.is_none() && verb(needed) && self.covers_resource(request, resource)
+                }
+            }
+    }
+
+    fn covers_resource(&self, request: &ApiRequest, resource: &ApiResource) -> bool {
+        let subresource = resource.subresource.as_deref();
+        let named = match &self.resources {
+            None => !subresource.is_some_and(is_side_door),
+            Some(globs) => globs
+                .iter()
+                .any(|glob| glob.covers(&resource.resource, subresource)),
+        };
+        named
+            && self
+                .groups
+                .as_ref()
+                .is_none_or(|globs| any(globs, &resource.group))
+            && self
+                .namespaces
+                .as_ref()
+                .is_none_or(|globs| surely(globs, resource.namespace.as_deref()))
+            // What removes many isn't bounded by a name, whatever its selector says.
+            && self.names.as_ref().is_none_or(|globs| {
+                let name = resource.name.as_deref();
+                surely(globs, name.filter(|_| request.verb != ApiVerb::DeleteCollection))
+            })
+            && (!self.asks_for_session()
+                || resource
+                    .session
+                    .as_ref()
+                    .is_some_and(|session| self.covers_session(subresource, session)))
+    }
+
+    fn covers_session(&self, subresource: Option<&str>, session: &ApiSession) -> bool {
+        let enters = matches!(subresource, Some("exec" | "attach"));
+        self.containers
+            .as_ref()
+            .is_none_or(|globs| enters && surely(globs, session.container.as_deref()))
+            && self.commands.as_ref().is_none_or(|globs| {
+                subresource == Some("exec")
+                    && !session.command.is_empty()
+                    && globs.iter().any(|glob| glob.matches(&session.command))
+            })
+            && self.tty.is_none_or(|tty| enters && session.tty == tty)
+    }
+
+    /// Whether something is given that only resources have.
+    pub(crate) fn is_about_resources(&self) -> bool {
+        self.groups.is_some()
+            || self.resources.is_some()
+            || self.namespaces.is_some()
+            || self.names.is_some()
+            || self.asks_for_session()
+    }
+
+    /// Whether something is given that only sessions in containers have.
+    pub(crate) fn asks_for_session(&self) -> bool {
+        self.containers.is_some() || self.commands.is_some() || self.tty.is_some()
+    }
+
+    /// Whether a rule that forbids with this entry touches all that one with the other could allow.
+    pub(crate) fn contains(&self, inner: &Self) -> bool {
+        let verbs = match (self.verbs, inner.verbs) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(outer), Some(inner)) => outer.has_all(inner),
+        };
+        let of_one_kind =
+            self.paths.is_some() == inner.paths.is_some() || *self == Self::of_verbs(self.verbs);
+        verbs
+            && of_one_kind
+            && contain(self.groups.as_deref(), inner.groups.as_deref())
+            && contain(self.namespaces.as_deref(), inner.namespaces.as_deref())
+            && contain(self.names.as_deref(), inner.names.as_deref())
+            && contain(self.paths.as_deref(), inner.paths.as_deref())
+            && match (&self.resources, &inner.resources) {
+                (None, _) => true,
+                (Some(outer), None) => outer.iter().any(ResourceGlob::is_any),
+                (Some(outer), Some(inner)) => inner
+                    .iter()
+                    .all(|inner| outer.iter().any(|outer| outer.contains(inner))),
+            }
+            && (self.dry_run.is_none() || self.dry_run == inner.dry_run)
+            && (!self.asks_for_session()
+                || (&self.containers, &self.commands, self.tty)
+                    == (&inner.containers, &inner.commands, inner.tty))
+    }
+
+    fn of_verbs(verbs: Option<VerbSet>) -> Self {
+        Self {
+            verbs,
+            ..Self::default()
+        }
+    }
+}
+
+/// Whether a subresource opens a session in a container.
+pub(crate) fn is_session(subresource: &str) -> bool {
+    SESSIONS.contains(&subresource)
+}
+
+/// Whether a subresource has to be named outright.
+pub(crate) fn is_side_door(subresource: &str) -> bool {
+    SIDE_DOORS.contains(&subresource)
+}
+
+/// Whether a verb is about many objects at once, of all namespaces where none is given.
+fn reaches_many(verb: ApiVerb) -> bool {
+    matches!(
+        verb,
+        ApiVerb::List | ApiVerb::Watch | ApiVerb::DeleteCollection | ApiVerb::Unknown
+    )
+}
+
+/// Whether a request keeps nothing. `dryRun` in the query means nothing to reads and to what is connected to, and a delete with a
+/// body is held to what the body says.
+fn surely_dry(request: &ApiRequest) -> bool {
+    let by_subject = match &request.subject {
+        ApiSubject::Resource(resource) => !resource.subresource.as_deref().is_some_and(is_side_door),
+        ApiSubject::Path(_) | ApiSubject::Unknown => false,
+    };
+    request.dry_run
+        && by_subject
+        && matches!(request.verb, ApiVerb::Create | ApiVerb::Update | ApiVerb::Patch)
+}
+
+fn any(globs: &[Glob], name: &str) -> bool {
+    globs.iter().any(|glob| glob.matches(name))
+}
+
+/// Whether what isn't given, and so may be anything, is named too.
+fn surely(globs: &[Glob], name: Option<&str>) -> bool {
+    globs
+        .iter()
+        .any(|glob| glob.is_any() || name.is_some_and(|name| glob.matches(name)))
+}
+
+/// Events are served under two groups, and are the same.
+fn group_touched(globs: &[Glob], resource: &ApiResource) -> bool {
+    any(globs, &resource.group)
+        || resource.resource == "events"
+            && matches!(resource.group.as_str(), "" | "events.k8s.io")
+            && (any(globs, "") || any(globs, "events.k8s.io"))
+}
+
+fn name_touched(globs: &[Glob], resource: &ApiResource) -> bool {
+    let Some(name) = &resource.name else {
+        return true;
+    };
+    any(globs, name)
+        // A pod or service is proxied to as `scheme:name:port`.
+        || resource.subresource.as_deref() == Some("proxy") && name.split(':').any(|part| any(globs, part))
+}
+
+fn contain(outer: Option<&[Glob]>, inner: Option<&[Glob]>) -> bool {
+    match (outer, inner) {
+        (None, _) => true,
+        (Some(outer), None) => outer.iter().any(Glob::is_any),
+        (Some(outer), Some(inner)) => inner.iter().all(|inner| any(outer, inner.as_str())),
+    }
+}
+
+/// A resource as rules write it: `pods`, `pods/exec`, `pods/*`, `*/scale`, `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ResourceGlob {
+    pub(crate) resource: Glob,
+    pub(crate) subresource: Option<Glob>,
+}
+
+impl ResourceGlob {
+    pub(crate) fn new(text: &str) -> Self {
+        let (resource, subresource) = match text.split_once('/') {
+            Some((resource, subresource)) => (resource, Some(Glob::new(subresource))),
+            None => (text, None),
+        };
+        Self {
+            resource: Glob::new(resource),
+            subresource,
+        }
+    }
+
+    /// `*` is every resource with its subresources, as in RBAC.
+    pub(crate) fn is_any(&self) -> bool {
+        self.subresource.is_none() && self.resource.is_any()
+    }
+
+    pub(crate) fn matches(&self, resource: &str, subresource: Option<&str>) -> bool {
+        self.is_any()
+            || self.resource.matches(resource)
+                && match (&self.subresource, subresource) {
+                    (None, None) => true,
+                    (Some(glob), Some(name)) => glob.matches(name),
+                    _ => false,
+                }
+    }
+
+    /// The same, but for side doors, which no `*` names.
+    fn covers(&self, resource: &str, subresource: Option<&str>) -> bool {
+        if subresource.is_some_and(is_side_door) {
+            return self.is_outright() && self.matches(resource, subresource);
+        }
+        self.matches(resource, subresource)
+    }
+
+    /// Whether it names one resource alone.
+    pub(crate) fn is_outright(&self) -> bool {
+        let plain = |glob: &Glob| !glob.as_str().contains('*');
+        plain(&self.resource) && self.subresource.as_ref().is_none_or(plain)
+    }
+
+    fn contains(&self, inner: &Self) -> bool {
+        self.is_any()
+            || !inner.is_any()
+                && self.resource.matches(inner.resource.as_str())
+                && match (&self.subresource, &inner.subresource) {
+                    (None, None) => true,
+                    (Some(outer), Some(inner)) => outer.matches(inner.as_str()),
+                    _ => false,
+                }
+    }
+}
+
+/// A command as rules write it: a pattern for each argument, between blanks; a last `*` is any further arguments, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CommandGlob {
+    arguments: Vec<Glob>,
+    open: bool,
+}
+
+impl CommandGlob {
+    pub(crate) fn new(text: &str) -> Self {
+        let mut arguments: Vec<Glob> = text.split_whitespace().map(Glob::new).collect();
+        let open = arguments.last().is_some_and(Glob::is_any);
+        if open {
+            arguments.pop();
+        }
+        Self { arguments, open }
+    }
+
+    fn matches(&self, command: &[String]) -> bool {
+        let enough = if self.open {
+            command.len() >= self.arguments.len()
+        } else {
+            command.len() == self.arguments.len()
+        };
+        enough
+            && self
+                .arguments
+                .iter()
+                .zip(command)
+                .all(|(glob, argument)| glob.matches(argument))
+    }
+}
+
+/// Verbs of requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct VerbSet(u16);
+
+impl VerbSet {
+    pub(crate) const fn with(self, verb: ApiVerb) -> Self {
+        Self(self.0 | 1 << verb as u8)
+    }
+
+    pub(crate) const fn contains(self, verb: ApiVerb) -> bool {
+        self.0 & (1 << verb as u8) != 0
+    }
+
+    pub(crate) const fn has_all(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl FromIterator<ApiVerb> for VerbSet {
+    fn from_iter<I: IntoIterator<Item = ApiVerb>>(verbs: I) -> Self {
+        verbs.into_iter().fold(Self::default(), Self::with)
+    }
+}
