@@ -223,6 +223,7 @@ fn dictionary(target: &str) -> Option<PathBuf> {
     let name = match target {
         "classify" | "sql" => "sql",
         "load" => "yaml",
+        "api_request" => "request",
         _ => return None,
     };
     Some(
@@ -333,7 +334,15 @@ mod tests {
     #[test]
     fn each_target_has_a_corpus() {
         for target in [
-            "backend", "classify", "frame", "frontend", "load", "sql", "startup", "writing",
+            "api_request",
+            "backend",
+            "classify",
+            "frame",
+            "frontend",
+            "load",
+            "sql",
+            "startup",
+            "writing",
         ] {
             assert!(is_called(&format!("fuzz_{target}")), "{target}");
             assert!(corpora(target).iter().all(|folder| folder.is_dir()), "{target}");

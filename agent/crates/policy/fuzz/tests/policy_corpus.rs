@@ -39,3 +39,12 @@ fn every_file_holds_in_its_target() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn every_request_of_the_table_holds() {
+    for line in include_str!("../../../../../tests/api/requests.txt").lines() {
+        if let Some((request, _)) = line.split_once(" => ") {
+            bailiff_policy_fuzz::api_request(request.as_bytes());
+        }
+    }
+}
