@@ -4,8 +4,10 @@ mod cache;
 mod decider;
 mod in_force;
 mod kept;
+mod requests;
 
 pub use cache::ClassificationCache;
 pub(crate) use cache::Meaning;
 pub(crate) use decider::{CatalogWait, Decider, Lookup, Standing};
 pub use in_force::{InForce, Watcher};
+pub(crate) use requests::RequestDecider;

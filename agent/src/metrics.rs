@@ -1,6 +1,6 @@
 //! Counters for Prometheus. Labels are of bounded number: never a pod, a path or a statement.
 
-use bailiff_model::{Effect, Protocol, SqlEffect, TargetName};
+use bailiff_model::{ApiVerb, Effect, Protocol, SqlEffect, TargetName};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -70,6 +70,7 @@ pub struct Metrics {
     limits: IntCounterVec,
     ended: IntCounterVec,
     operations: Vec<[IntCounter; 3]>,
+    requests: Vec<[IntCounter; 3]>,
     kernel: IntCounterVec,
 }
 
@@ -113,6 +114,14 @@ impl Metrics {
             .map(|effect| {
                 [Effect::Deny, Effect::RequireApproval, Effect::Allow].map(|verdict| {
                     by_effect.with_label_values(&["postgres", effect.as_str(), verdict.as_str()])
+                })
+            })
+            .collect();
+        let requests = ApiVerb::ALL
+            .iter()
+            .map(|verb| {
+                [Effect::Deny, Effect::RequireApproval, Effect::Allow].map(|verdict| {
+                    by_effect.with_label_values(&["kubernetes", verb.as_str(), verdict.as_str()])
                 })
             })
             .collect();
@@ -221,6 +230,7 @@ impl Metrics {
                 &["event"],
             )?,
             operations,
+            requests,
             registry,
         })
     }
@@ -229,6 +239,12 @@ impl Metrics {
     #[must_use]
     pub fn operation(&self, _: Protocol, effect: SqlEffect, verdict: Effect) -> Option<&IntCounter> {
         self.operations.get(effect as usize)?.get(verdict as usize)
+    }
+
+    /// The counter of a request of a verb and verdict.
+    #[must_use]
+    pub fn request(&self, verb: ApiVerb, verdict: Effect) -> Option<&IntCounter> {
+        self.requests.get(verb as usize)?.get(verdict as usize)
     }
 
     /// Counts a connection that was closed before it became a session. Reasons are words of the program.

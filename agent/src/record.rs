@@ -3,6 +3,7 @@
 //! Workers gather what happened and hand it over in batches; a thread of its own makes the text and writes it. The data path
 //! only ever sees a full queue, and then the target's policy says what happens.
 
+mod audit;
 mod chain;
 mod content;
 mod detect;
@@ -17,7 +18,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use bailiff_model::{Chain, Decision, OriginalDst, RecordingLevel, SessionId, TargetName};
+use bailiff_model::{ApiRequest, Chain, Decision, OriginalDst, RecordingLevel, SessionId, TargetName};
+
+use bailiff_policy::Doubt;
 
 use crate::metrics::Metrics;
 pub use crate::proxy::live::Killing;
@@ -103,6 +106,52 @@ pub struct OperationEnd {
     pub content: Option<Box<Content>>,
 }
 
+/// How far a request's answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// To its end.
+    Whole,
+    /// It broke off.
+    Cut,
+    /// There was none.
+    Unanswered,
+}
+
+/// One request to the Kubernetes API that is over.
+#[derive(Debug, Clone)]
+pub struct RequestEnd {
+    /// On which connection.
+    pub session: Arc<SessionStart>,
+    /// Its number on the connection, from 1.
+    pub number: u64,
+    /// When it was received.
+    pub received: SystemTime,
+    /// What it is.
+    pub request: Arc<ApiRequest>,
+    /// Why it can't be told, where it can't.
+    pub doubt: Option<Doubt>,
+    /// Its path and query as they came.
+    pub uri: Box<str>,
+    /// What the client says that it is.
+    pub user_agent: Box<str>,
+    /// By which id the API server's own audit log has it, where it got there.
+    pub server_id: Option<Box<str>>,
+    /// What was decided, and why.
+    pub decision: Arc<Decision>,
+    /// How long the decision took.
+    pub decided: Duration,
+    /// How long all of it took.
+    pub took: Duration,
+    /// The answer's status code; 0 where there was none.
+    pub status: u16,
+    /// How far the answer came.
+    pub outcome: RequestOutcome,
+    /// Bytes of its body, where its length was given, and of what followed where the connection stopped to speak HTTP.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+}
+
 /// A session's end.
 #[derive(Debug, Clone)]
 pub struct SessionEnd {
@@ -131,6 +180,8 @@ pub enum Event {
     Operation(OperationEnd),
     /// A session ended.
     End(SessionEnd),
+    /// A request to the Kubernetes API is over.
+    Request(Box<RequestEnd>),
 }
 
 impl Event {
@@ -143,6 +194,7 @@ impl Event {
                     + operation.content.as_ref().map_or(0, |content| content.size())
             }
             Self::End(_) => 128,
+            Self::Request(request) => 1024 + request.uri.len(),
         }
     }
 }

@@ -82,6 +82,17 @@ impl Way {
         })
     }
 
+    /// The same by a protocol that is spoken inside TLS from the first byte on.
+    pub(crate) fn speaking(mut self, protocol: &[u8]) -> Self {
+        if let Some(tls) = &mut self.tls {
+            let mut config = ClientConfig::clone(&tls.config);
+            config.alpn_protocols = vec![protocol.to_vec()];
+            tls.config = Arc::new(config);
+            tls.direct = true;
+        }
+        self
+    }
+
     /// In plain text from the node.
     #[cfg(test)]
     pub(crate) fn plain(to: std::net::SocketAddr) -> Self {

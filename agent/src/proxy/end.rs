@@ -60,6 +60,9 @@ pub enum End {
         /// Its tag.
         tag: char,
     },
+    /// HTTP that can't be understood, or isn't what was agreed on.
+    #[error("HTTP failed: {0}")]
+    Http(&'static str),
     /// A limit was reached.
     #[error("limit reached: {0}")]
     Limit(&'static str),
@@ -133,7 +136,11 @@ impl End {
             } => "target_socket",
             Self::Malformed { error, .. } => error.reason(),
             Self::OutOfOrder { .. } => "out_of_order",
-            Self::Limit(what) | Self::Refused(what) | Self::Unattributed(what) | Self::Cancel(what) => what,
+            Self::Http(what)
+            | Self::Limit(what)
+            | Self::Refused(what)
+            | Self::Unattributed(what)
+            | Self::Cancel(what) => what,
             Self::Handshake {
                 side: Side::Client, ..
             } => "client_tls",
@@ -186,6 +193,7 @@ impl End {
             self,
             Self::Malformed { .. }
                 | Self::OutOfOrder { .. }
+                | Self::Http(_)
                 | Self::Limit(_)
                 | Self::Refused(_)
                 | Self::Handshake { .. }
@@ -274,6 +282,7 @@ impl End {
             | Self::TargetClosed
             | Self::Socket { .. }
             | Self::Denied
+            | Self::Http(_)
             | Self::Cancel(_)
             | Self::LeftAfterHandshake
             | Self::Handshake {

@@ -421,7 +421,7 @@ impl Seat {
             while let Some(accepted) = self.connections.recv().await {
                 let (shared, counted) = (Rc::clone(&inbox.0), Counted(Arc::clone(&inbox.1)));
                 spawner.spawn(async move {
-                    super::postgres::serve(shared, accepted).await;
+                    super::session::serve(shared, accepted).await;
                     drop(counted);
                 });
             }

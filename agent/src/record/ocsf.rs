@@ -69,6 +69,7 @@ impl Lines {
         match event {
             Event::Start(start) => line(started(start), out),
             Event::Operation(operation) => self.operated(operation, out),
+            Event::Request(request) => super::audit::write(request, out),
             Event::End(end) => {
                 self.sessions.forget(&end.session);
                 line(ended(end), out);

@@ -12,8 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bailiff_model::{Chain, OriginalDst, Protocol};
-use bailiff_policy::{ChainPolicy, Denial, DialPermit, Target};
+use bailiff_policy::{Denial, DialPermit};
 use bailiff_wire::postgres::build;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
@@ -31,71 +30,17 @@ use crate::decide::{Decider, Standing};
 use crate::proxy::dial::{Way, dial};
 use crate::proxy::end::{End, Side};
 use crate::proxy::limits::Limits;
+use crate::proxy::session::Admitted;
 use crate::proxy::socket::Socket;
-use crate::proxy::tls::{Snapshot, Wire};
-use crate::proxy::worker::{Accepted, Drain, WorkerShared};
+use crate::proxy::tls::Wire;
+use crate::proxy::worker::Drain;
 
 /// How long the last words to a client may take. One that doesn't read them isn't waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Carries one connection from accept to its end.
-pub(crate) async fn serve(shared: Rc<WorkerShared>, accepted: Accepted) {
-    let metrics = Arc::clone(&shared.options.metrics);
-    let (pod, chain) = match shared.options.attribution.chain(&accepted.origin) {
-        Ok(found) => found,
-        Err(unattributed) => {
-            // Uncertainty denies: who can't be told is not served.
-            tracing::warn!(%unattributed, destination = %accepted.origin.original, "closed a connection");
-            metrics.refused(unattributed.reason());
-            return;
-        }
-    };
-    let set = shared.options.in_force.load();
-    let Some(target) = set.target_for(accepted.origin.original).map(Arc::clone) else {
-        // The kernel side diverts what the policy names; between two policies the two may differ for a moment.
-        metrics.refused("no_target");
-        return;
-    };
-    if target.protocol != Protocol::Postgres {
-        // What isn't understood isn't served.
-        metrics.refused("protocol");
-        return;
-    }
-    let chain = Arc::new(chain);
-    let policy = set.for_chain(&target, &chain);
-    metrics.connections.inc();
-    metrics.sessions_open.inc();
-    let opening = Opening {
-        files: shared.options.materials.load(),
-        shared,
-        pod,
-        chain,
-        target,
-        policy,
-        original: accepted.origin.original,
-    };
-    let end = opening.run(accepted.client).await;
-    metrics.sessions_open.dec();
-    metrics.ended(end.offender().map(Side::as_str).unwrap_or("none"), end.reason());
-    if let Some(limit) = end.limit() {
-        metrics.limit(limit);
-    }
-    match end.is_trouble() {
-        true => tracing::warn!(end = %end, reason = end.reason(), "closed a session"),
-        false => tracing::debug!(end = %end, reason = end.reason(), "a session ended"),
-    }
-    drop(accepted.slot);
-}
-
-/// A connection of which the client's first packet is awaited.
-struct Opening {
-    shared: Rc<WorkerShared>,
-    files: Arc<Snapshot>,
-    pod: Arc<PodEntry>,
-    chain: Arc<Chain>,
-    target: Arc<Target>,
-    policy: ChainPolicy,
-    original: OriginalDst,
+/// Carries one connection to its end.
+pub(crate) async fn serve(admitted: Admitted, client: std::net::TcpStream) -> End {
+    admitted.run(client).await
 }
 
 /// A connection whose StartupMessage went to the server.
@@ -107,7 +52,7 @@ struct Opened {
     cancellable: Cancellable,
 }
 
-impl Opening {
+impl Admitted {
     async fn run(self, client: std::net::TcpStream) -> End {
         let limits = Arc::clone(&self.shared.options.limits);
         let until = Instant::now() + limits.handshake;
@@ -357,19 +302,4 @@ async fn farewell(client: &mut Wire, text: &build::ErrorText<'_>) {
         let _ = client.shutdown().await;
     };
     let _ = tokio::time::timeout(LAST_WORDS, told).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn size_of_future<F>(_: impl FnOnce(Rc<WorkerShared>, Accepted) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    #[test]
-    fn an_idle_session_keeps_no_memory_of_its_handshake() {
-        let size = size_of_future(serve);
-        assert!(size < 8 * 1024, "{size} bytes");
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use bailiff_model::TargetName;
+use bailiff_model::{Protocol, TargetName};
 use bailiff_policy::{PolicySet, Proof, ServerIdentity, Target, UpstreamTlsMode};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
@@ -20,7 +20,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::mint::Authority;
 use super::verify::Verifier;
-use super::{ALPN, certificate};
+use super::{certificate, spoken};
 
 /// A file larger than this is none of these.
 const MAX_FILE: u64 = 1 << 20;
@@ -232,6 +232,7 @@ impl Snapshot {
 pub(super) fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    protocol: Protocol,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = provider();
     // Which says, too, whether the key is the certificate's.
@@ -240,7 +241,7 @@ pub(super) fn server_config(
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = spoken(protocol);
     // Sessions are long, and clients of databases don't resume them.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -274,7 +275,7 @@ impl Reading {
         match &target.tls_client.identity {
             None => {}
             Some(ServerIdentity::Files { certificate, key }) => {
-                if let Some(presented) = self.fixed(&whose, certificate, key) {
+                if let Some(presented) = self.fixed(&whose, certificate, key, target.protocol) {
                     self.expires(target, "client", presented.1);
                     self.present(target, Presented::Fixed(presented.0));
                 }
@@ -284,7 +285,9 @@ impl Reading {
                 key,
                 names,
             }) => {
-                if let Some((authority, expiry)) = self.authority(&whose, certificate, key, names) {
+                if let Some((authority, expiry)) =
+                    self.authority(&whose, certificate, key, names, target.protocol)
+                {
                     self.expires(target, "client_ca", expiry);
                     self.present(target, Presented::Minted(Box::new(authority)));
                 }
@@ -326,11 +329,12 @@ impl Reading {
         whose: &str,
         certificate: &Path,
         key: &Path,
+        protocol: Protocol,
     ) -> Option<(Arc<ServerConfig>, Option<i64>)> {
         let (chain, key_der) = (self.chain(whose, certificate), self.key(whose, key));
         let (chain, key_der) = (chain?, key_der?);
         let expiry = chain.first().and_then(|leaf| certificate::expiry(leaf));
-        match server_config(chain, key_der) {
+        match server_config(chain, key_der, protocol) {
             Ok(config) => Some((Arc::new(config), expiry)),
             Err(error) => self.wrong(
                 whose,
@@ -347,12 +351,13 @@ impl Reading {
         certificate: &Path,
         key: &Path,
         names: &[String],
+        protocol: Protocol,
     ) -> Option<(Authority, Option<i64>)> {
         let chain = self.chain(whose, certificate);
         let text = self.text(whose, key);
         let (chain, text) = (chain?, text?);
         let expiry = chain.first().and_then(|leaf| certificate::expiry(leaf));
-        match Authority::new(chain, &String::from_utf8_lossy(&text), names.to_vec()) {
+        match Authority::new(chain, &String::from_utf8_lossy(&text), names.to_vec(), protocol) {
             Ok(authority) => Some((authority, expiry)),
             Err(error) => self.wrong(
                 whose,
@@ -393,7 +398,7 @@ impl Reading {
                 .with_no_client_auth(),
             Err(error) => return self.wrong(whose, ca, error, mend),
         };
-        plain.alpn_protocols = vec![ALPN.to_vec()];
+        plain.alpn_protocols = spoken(target.protocol);
         plain.resumption = rustls::client::Resumption::disabled();
         let name = target
             .tls_upstream

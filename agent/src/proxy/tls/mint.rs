@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use bailiff_model::Protocol;
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
 };
@@ -47,6 +48,7 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     chain: Vec<CertificateDer<'static>>,
     names: Vec<String>,
+    protocol: Protocol,
     /// One key for all that is minted: only the agent has it, and it ends with the agent.
     key: KeyPair,
     minted: Mutex<HashMap<(IpAddr, Option<String>), Minted>>,
@@ -70,6 +72,7 @@ impl Authority {
         chain: Vec<CertificateDer<'static>>,
         key_pem: &str,
         names: Vec<String>,
+        protocol: Protocol,
     ) -> Result<Self, MintError> {
         let certificate = chain.first().ok_or(MintError::NoAuthority)?;
         let public = certificate::authority_key(certificate).ok_or(MintError::NoAuthority)?;
@@ -82,6 +85,7 @@ impl Authority {
             issuer,
             chain,
             names,
+            protocol,
             key: KeyPair::generate()?,
             minted: Mutex::default(),
         };
@@ -154,6 +158,6 @@ impl Authority {
         let mut chain = vec![leaf.der().clone()];
         chain.extend(self.chain.iter().cloned());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        Ok(Arc::new(materials::server_config(chain, key)?))
+        Ok(Arc::new(materials::server_config(chain, key, self.protocol)?))
     }
 }

@@ -54,6 +54,14 @@ impl Wire {
         }
     }
 
+    /// What both sides agreed to speak inside, where they named it.
+    pub(crate) fn spoken(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.session.alpn_protocol(),
+        }
+    }
+
     /// Writes all of it.
     ///
     /// Not cancel-safe: part of it may have left.

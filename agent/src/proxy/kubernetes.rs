@@ -1,0 +1,14 @@
+//! The Kubernetes API, over HTTP/1.1 and HTTP/2.
+//!
+//! Both legs are TLS and speak the version of HTTP that the client chose. Each request is typed and decided by itself; what is allowed
+//! goes on with the headers and the body that came, and the answer comes back as it is.
+
+mod answer;
+mod connection;
+mod evidence;
+mod exchange;
+mod status;
+mod switched;
+mod upstream;
+
+pub(crate) use connection::serve;

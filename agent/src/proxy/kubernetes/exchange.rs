@@ -1,0 +1,129 @@
+//! One request: from its headers to a verdict, and to the answer.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bailiff_policy::type_request;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+
+use super::answer::Answer;
+use super::connection::{Connection, Version};
+use super::evidence::Account;
+use super::status::Status;
+use super::switched::Far;
+use super::upstream::{Begun, Failure};
+
+/// Answers a request: by the API server where policy allows it, otherwise by the agent.
+pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Response<Answer> {
+    let began = Instant::now();
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or_else(|| request.uri().to_string(), |target| target.as_str().to_owned());
+    let with_body = !request.body().is_end_stream();
+    let typed = type_request(request.method().as_str(), &target, with_body);
+    let ruling = connection.decider.borrow_mut().decide(&typed.request);
+    let account = Account::open(connection, &request, &target, typed, &ruling, began);
+    let asked = request.headers().clone();
+    if let Err(why) = well_formed(&request, connection.version) {
+        return say(&Status::bad_request(why), &asked, account);
+    }
+    let Some(permit) = ruling.permit() else {
+        let status = match ruling.denial() {
+            Some(denial) => Status::forbidden(account.request(), account.doubt(), denial),
+            // Uncertainty denies: what isn't allowed is denied, also without words for it.
+            None => Status::bad_request("denied by policy"),
+        };
+        return say(&status, &asked, account);
+    };
+    address(&mut request, connection);
+    account.passes();
+    match connection.upstream.forward(permit, connection, request).await {
+        Ok(Begun { mut response, parted }) => {
+            account.began(response.status().as_u16());
+            account.told(response.headers());
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                match parted {
+                    Some(parted) => connection.switches(Far::new(parted, account.switched())),
+                    None => return say(&Status::lost(), &asked, account),
+                }
+            }
+            // The two legs are kept open each for itself.
+            if connection.version == Version::Http2 {
+                response.headers_mut().remove("connection");
+            }
+            response.map(|body| Answer::passed(body, account))
+        }
+        Err(Failure::Denied(denial)) => {
+            let status = Status::forbidden(account.request(), account.doubt(), &denial);
+            say(&status, &asked, account)
+        }
+        Err(Failure::Unreachable(end)) => {
+            tracing::warn!(reason = end.reason(), %end, "the API server can't be reached");
+            let why = "the agent on this node can't reach the API server; its log says why";
+            say(&Status::unreachable(why), &asked, account)
+        }
+        Err(Failure::Lost(error)) => {
+            tracing::warn!(%error, "the API server went away before it answered");
+            say(&Status::lost(), &asked, account)
+        }
+    }
+}
+
+/// What is no API request, or could be read in two ways.
+fn well_formed(request: &Request<Incoming>, version: Version) -> Result<(), &'static str> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if request.method() == Method::CONNECT {
+        return Err("CONNECT is for proxies, and this is none");
+    }
+    if version == Version::Http1 && (uri.authority().is_some() || uri.path_and_query().is_none()) {
+        return Err("the request's target must be a path");
+    }
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err("the request has both a Content-Length and a Transfer-Encoding");
+    }
+    for name in [HOST, AUTHORIZATION, CONTENT_LENGTH] {
+        if count(headers, &name) > 1 {
+            return Err("a header that may be given once is given several times");
+        }
+    }
+    Ok(())
+}
+
+fn count(headers: &HeaderMap, name: &hyper::header::HeaderName) -> usize {
+    headers.get_all(name).iter().count()
+}
+
+/// HTTP/2 names scheme and authority with each request; a client may have left them out.
+fn address(request: &mut Request<Incoming>, connection: &Connection) {
+    if connection.version == Version::Http1 {
+        return;
+    }
+    let mut parts = request.uri().clone().into_parts();
+    if parts.scheme.is_none() {
+        parts.scheme = Some(hyper::http::uri::Scheme::HTTPS);
+    }
+    if parts.authority.is_none() {
+        let named = request
+            .headers()
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .and_then(|host| host.parse().ok());
+        let dialed = || connection.session.destination.get().to_string().parse().ok();
+        parts.authority = named.or_else(dialed);
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn say(status: &Status, asked: &HeaderMap, account: Account) -> Response<Answer> {
+    account.began(status.code());
+    status
+        .response(asked)
+        .map(|body: Full<Bytes>| Answer::Said(body, account))
+}

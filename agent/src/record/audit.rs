@@ -1,0 +1,159 @@
+//! Requests to the Kubernetes API, as events of `audit.k8s.io/v1`.
+//!
+//! Source: `k8s.io/apiserver/pkg/apis/audit/v1`, `Event`. What it has no place for stands in annotations, whose values are texts.
+
+use std::collections::BTreeMap;
+
+use bailiff_model::{ApiSubject, HopKind};
+use serde::Serialize;
+
+use super::{RequestEnd, RequestOutcome};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Audit<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    level: &'static str,
+    #[serde(rename = "auditID")]
+    audit_id: &'a str,
+    stage: &'static str,
+    #[serde(rename = "requestURI")]
+    request_uri: &'a str,
+    verb: &'static str,
+    user: User,
+    user_agent: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_ref: Option<ObjectRef<'a>>,
+    response_status: ResponseStatus<'a>,
+    request_received_timestamp: String,
+    stage_timestamp: String,
+    annotations: BTreeMap<&'static str, String>,
+}
+
+/// Whose token it was isn't said here: the chain is.
+#[derive(Serialize)]
+struct User {}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ObjectRef<'a> {
+    resource: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_group: &'a str,
+    api_version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subresource: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResponseStatus<'a> {
+    metadata: User,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    code: u16,
+}
+
+/// Writes one request as a line.
+pub(super) fn write(end: &RequestEnd, out: &mut Vec<u8>) {
+    let own_id = format!("{}-{}", end.session.session.as_str(), end.number);
+    let decision = &end.decision;
+    let denied = decision.verdict != bailiff_model::Effect::Allow;
+    let audit = Audit {
+        kind: "Event",
+        api_version: "audit.k8s.io/v1",
+        level: "Metadata",
+        audit_id: end.server_id.as_deref().unwrap_or(&own_id),
+        stage: "ResponseComplete",
+        request_uri: &end.uri,
+        verb: end.request.verb.as_str(),
+        user: User {},
+        user_agent: &end.user_agent,
+        object_ref: object(&end.request.subject),
+        response_status: ResponseStatus {
+            metadata: User {},
+            status: denied.then_some("Failure"),
+            message: denied.then_some(&*decision.reason.message),
+            reason: denied.then_some("Forbidden"),
+            code: end.status,
+        },
+        request_received_timestamp: time(end.received),
+        stage_timestamp: time(end.received + end.took),
+        annotations: annotations(end),
+    };
+    // Writing into memory can't fail, and none of the types has keys that aren't texts.
+    let _ = serde_json::to_writer(&mut *out, &audit);
+    out.push(b'\n');
+}
+
+fn object(subject: &ApiSubject) -> Option<ObjectRef<'_>> {
+    let ApiSubject::Resource(resource) = subject else {
+        return None;
+    };
+    Some(ObjectRef {
+        resource: &resource.resource,
+        namespace: resource.namespace.as_deref(),
+        name: resource.name.as_deref(),
+        api_group: &resource.group,
+        api_version: &resource.version,
+        subresource: resource.subresource.as_deref(),
+    })
+}
+
+fn annotations(end: &RequestEnd) -> BTreeMap<&'static str, String> {
+    let (session, decision) = (&end.session, &end.decision);
+    let mut all = BTreeMap::from([
+        ("bailiff.dev/session", session.session.as_str().to_owned()),
+        ("bailiff.dev/target", session.target.as_str().to_owned()),
+        ("bailiff.dev/verdict", decision.verdict.as_str().to_owned()),
+        ("bailiff.dev/decided-us", end.decided.as_micros().to_string()),
+        ("bailiff.dev/bytes-in", end.bytes_in.to_string()),
+        ("bailiff.dev/bytes-out", end.bytes_out.to_string()),
+        (
+            "bailiff.dev/chain",
+            serde_json::to_string(&*session.chain).unwrap_or_default(),
+        ),
+    ]);
+    if let Some(HopKind::Pod { pod, .. }) = session.chain.hops().last().map(|hop| &hop.kind) {
+        all.insert("bailiff.dev/pod", format!("{}/{}", pod.namespace, pod.name));
+    }
+    if let Some(policy) = &decision.reason.policy {
+        all.insert("bailiff.dev/policy", policy.to_string());
+    }
+    if let Some(rule) = &decision.reason.rule {
+        all.insert("bailiff.dev/rule", rule.to_string());
+    }
+    if let Some((would_be, reason)) = &decision.observed {
+        all.insert(
+            "bailiff.dev/would-be",
+            format!("{} ({reason})", would_be.as_str()),
+        );
+    }
+    if let Some(doubt) = end.doubt {
+        all.insert("bailiff.dev/unknown", doubt.as_str().to_owned());
+    }
+    match end.outcome {
+        RequestOutcome::Whole => {}
+        RequestOutcome::Cut => {
+            all.insert("bailiff.dev/ended", "before the answer was whole".to_owned());
+        }
+        RequestOutcome::Unanswered => {
+            all.insert("bailiff.dev/ended", "before there was an answer".to_owned());
+        }
+    }
+    all
+}
+
+/// RFC 3339 in microseconds, as the server's own.
+fn time(at: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |at| format!("{at:.6}"))
+}
