@@ -17,6 +17,15 @@ spec:
     upstream: {mode: Verify, caFile: /etc/kubernetes/ca.crt, serverName: kubernetes.default.svc}
 ";
 
+const DATABASE: &str = "apiVersion: bailiff.dev/v1alpha1
+kind: Target
+metadata:
+  name: db
+spec:
+  protocol: postgres
+  endpoints: [\"10.0.0.5:5432\"]
+";
+
 /// A policy whose spec begins in line 6.
 fn policy(spec: &str) -> String {
     format!("apiVersion: bailiff.dev/v1alpha1\nkind: Policy\nmetadata:\n  name: p\nspec:\n{spec}\n")
@@ -156,4 +165,209 @@ fn rules_about_requests_load() -> Result<()> {
         denying(request, &[])?;
     }
     Ok(())
+}
+
+/// A policy's problems beside a cluster and a database.
+fn beside_a_database(spec: &str, expected: &[&str]) -> Result<()> {
+    expect(
+        &[
+            ("t.yaml", TARGET),
+            ("d.yaml", DATABASE),
+            ("p.yaml", &policy(spec)),
+        ],
+        expected,
+    )
+}
+
+#[test]
+fn requests_that_cant_be_met_are_refused_with_a_mend() -> Result<()> {
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for line in include_str!("api/refused.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        match (
+            line.strip_prefix("      mend: "),
+            line.strip_prefix("    "),
+            rows.last_mut(),
+        ) {
+            (Some(mend), _, Some((_, said))) => {
+                if let Some(reason) = said.last_mut() {
+                    *reason = format!("{reason} → {mend}");
+                }
+            }
+            (None, Some(reason), Some((_, said))) => said.push(format!("p.yaml:9: {reason}")),
+            _ if line.is_empty() => {}
+            _ => rows.push((line, Vec::new())),
+        }
+    }
+    ensure!(rows.len() > 40, "{} rows", rows.len());
+    for (row, said) in rows {
+        let (action, request) = row.split_once(' ').unwrap_or_default();
+        let text = one_request(request, action);
+        let found = problems(&[("t.yaml", TARGET), ("p.yaml", &text)]);
+        ensure!(found == said, "{row}: expected {said:#?}, found {found:#?}");
+    }
+    denying(
+        "",
+        &[
+            "p.yaml:9: rule \"r\" can never match: `requests` is empty → name requests: {verbs: [get], resources: [pods]}",
+        ],
+    )
+}
+
+#[test]
+fn a_rule_is_about_sql_or_about_requests() -> Result<()> {
+    beside_a_database(
+        "  targets: [cluster]\n  rules:\n  - name: r\n    action: Deny",
+        &[
+            "p.yaml:8: rule \"r\" can never match: it names neither `effects` nor `requests` → name `effects` of SQL, or `requests` to the Kubernetes API",
+        ],
+    )?;
+    let of_sql = "effects: [read]|relations: [\"*\"]|functions: [f]|where: [Missing]|rows: {above: 1}|limit: Missing|statements: {above: 1}|masked: [Sort]";
+    for field in of_sql.split('|') {
+        let (name, _) = field.split_once(':').unwrap_or_default();
+        let said = format!(
+            "p.yaml:10: rule \"r\" can never match: `{name}` is about SQL, and its `requests` are about the Kubernetes API → remove `{name}`, or write two rules in two policies"
+        );
+        beside_a_database(
+            &format!(
+                "  targets: [cluster]\n  rules:\n  - name: r\n    requests: [{{verbs: [get]}}]\n    {field}\n    action: Deny"
+            ),
+            &[&said],
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_policy_is_about_sql_or_about_requests() -> Result<()> {
+    let mend = "and rule \"a\" with `requests`, which is about the Kubernetes API → write two policies, one for each";
+    let said =
+        |line: u64, what: &str| format!("p.yaml:{line}: the policy has {what}, which is about SQL, {mend}");
+    let spec = "  targets: [\"*\"]\n  rules:\n  - name: a\n    requests: [{verbs: [get]}]\n    action: Deny\n  - name: b\n    effects: [read]\n    action: Deny\n  masks:\n  - columns: [a.b.c]\n    with: Redact\n  detect:\n  - find: [Email]\n    with: Redact\n  connectAs: {database: d}";
+    let expected = [
+        said(11, "a rule with `effects`"),
+        said(16, "`masks` of columns"),
+        said(18, "`detect`"),
+        said(20, "`connectAs`"),
+    ];
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    beside_a_database(spec, &expected)
+}
+
+#[test]
+fn a_policy_is_at_targets_that_speak_what_it_is_about() -> Result<()> {
+    const REQUESTS: &str = "  rules:\n  - name: r\n    requests: [{verbs: [get]}]\n    action: Deny";
+    const EFFECTS: &str = "  rules:\n  - name: r\n    effects: [read]\n    action: Deny";
+    const MASKS: &str = "  masks:\n  - columns: [a.b.c]\n    with: Redact";
+    let about_sql = "p.yaml:6: the policy is about SQL, and target \"cluster\" doesn't speak that, so that it never applies there → write rules with `requests` for it, in a policy of their own";
+    for (targets, what, expected) in [
+        ("[cluster]", REQUESTS, None),
+        ("[db]", EFFECTS, None),
+        ("[\"*\"]", REQUESTS, None),
+        ("[\"*\"]", EFFECTS, None),
+        ("[\"*\"]", MASKS, None),
+        ("[cluster, db]", EFFECTS, Some(about_sql)),
+        ("[cluster]", MASKS, Some(about_sql)),
+        (
+            "[db]",
+            REQUESTS,
+            Some(
+                "p.yaml:6: the policy is about the Kubernetes API, and target \"db\" doesn't speak that, so that it never applies there → write rules with `effects` for it, in a policy of their own",
+            ),
+        ),
+    ] {
+        let expected: Vec<&str> = expected.into_iter().collect();
+        beside_a_database(&format!("  targets: {targets}\n{what}"), &expected)?;
+    }
+    let everywhere = policy(&format!("  targets: [\"*\"]\n{REQUESTS}"));
+    expect(
+        &[("d.yaml", DATABASE), ("p.yaml", &everywhere)],
+        &[
+            "p.yaml:6: the policy is about the Kubernetes API, and no target speaks that, so that it never applies there → write rules with `effects` for it, in a policy of their own",
+        ],
+    )
+}
+
+#[test]
+fn a_policy_for_every_database_asks_nothing_of_a_cluster() -> Result<()> {
+    let database = DATABASE.replace(
+        "5432\"]\n",
+        "5432\"]\n  credential: {user: u, passwordFile: /p}\n",
+    );
+    let spec = "  targets: [\"*\"]\n  connectAs: {user: u}\n  masks:\n  - columns: [a.b.c]\n    with: Redact";
+    let set = [
+        ("t.yaml", TARGET),
+        ("d.yaml", &database),
+        ("p.yaml", &policy(spec)),
+    ];
+    expect(&set, &[])?;
+    let by_names: Vec<String> = PolicySet::from_sources(&[
+        ("t.yaml", TARGET),
+        ("d.yaml", DATABASE),
+        (
+            "p.yaml",
+            &policy("  targets: [\"*\"]\n  masks:\n  - columns: [a.b.c]\n    with: Redact"),
+        ),
+    ])?
+    .masked_by_names()
+    .map(|target| target.name.to_string())
+    .collect();
+    ensure!(by_names == ["db"], "{by_names:?}");
+    Ok(())
+}
+
+#[test]
+fn rules_that_never_take_effect_are_refused() -> Result<()> {
+    let two = |stricter: &str, rule: &str| {
+        policy(&format!(
+            "  targets: [cluster]\n  rules:\n  - name: no\n    requests: [{stricter}]\n    action: Deny\n  - name: yes\n    requests: [{rule}]\n    action: Allow"
+        ))
+    };
+    let hidden = "p.yaml:11: rule \"yes\" can never take effect: rule \"no\" is stricter and matches all that it matches → narrow the stricter rule, or remove this one";
+    for (stricter, rule, is_hidden) in [
+        ("{verbs: [\"*\"]}", "{verbs: [get]}", true),
+        (
+            "{resources: [\"*\"]}",
+            "{verbs: [get], resources: [pods], namespaces: [a]}",
+            true,
+        ),
+        (
+            "{resources: [secrets]}",
+            "{resources: [secrets], names: [db]}",
+            true,
+        ),
+        (
+            "{resources: [secrets], names: [\"d*\"]}",
+            "{resources: [secrets], names: [db]}",
+            true,
+        ),
+        (
+            "{resources: [secrets], names: [db]}",
+            "{resources: [secrets]}",
+            false,
+        ),
+        ("{resources: [secrets]}", "{resources: [pods, secrets]}", false),
+        ("{resources: [\"pods/*\"]}", "{resources: [pods/exec]}", true),
+        ("{resources: [\"pods/*\"]}", "{resources: [pods]}", false),
+        ("{resources: [\"*\"]}", "{paths: [/version]}", false),
+        ("{paths: [\"/h*\"]}", "{paths: [/healthz]}", true),
+        (
+            "{resources: [pods/exec], tty: true}",
+            "{resources: [pods/exec]}",
+            false,
+        ),
+        ("{resources: [pods], dryRun: true}", "{resources: [pods]}", false),
+    ] {
+        let expected: Vec<&str> = is_hidden.then_some(hidden).into_iter().collect();
+        expect(&[("t.yaml", TARGET), ("p.yaml", &two(stricter, rule))], &expected)?;
+    }
+    let twice = policy(
+        "  targets: [cluster]\n  rules:\n  - name: r\n    requests: [{verbs: [get]}]\n    action: Deny\n  - name: r\n    requests: [{verbs: [list]}]\n    action: Deny",
+    );
+    expect(
+        &[("t.yaml", TARGET), ("p.yaml", &twice)],
+        &["p.yaml:11: rule \"r\" is defined twice → give one another name"],
+    )
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bailiff_model::{Chain, Effect, Evidence, Hop, HopKind, PodInfo, PodUid};
-use bailiff_policy::{ChainPolicy, PolicySet, Ruling, Settings, classify};
+use bailiff_policy::{ChainPolicy, PolicySet, Ruling, Settings, classify, type_request};
 
 fn example(name: &str, pod: &str, namespace: &str, app: &str) -> ChainPolicy {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,6 +32,13 @@ fn example(name: &str, pod: &str, namespace: &str, app: &str) -> ChainPolicy {
         reason = "a test's helper; each example has one target"
     )]
     set.for_chain(&set.targets()[0], &Chain::of_caller(hop))
+}
+
+/// Of a target, its default or a rule: what decides on a request of the example's agent.
+fn decided(method: &str, target: &str) -> (Effect, String) {
+    let policy = example("kubernetes", "helper", "agents", "helper");
+    let ruling = policy.decide_request(&type_request(method, target, false).request);
+    (ruling.effect(), ruling.reason().to_string())
 }
 
 fn ruling(policy: &ChainPolicy, sql: &str) -> Arc<Ruling> {
@@ -104,4 +111,83 @@ fn pgbench_may_do_what_the_bench_needs() {
         ruling(&policy, "UPDATE pgbench_accounts SET abalance = 0").effect(),
         Effect::Deny
     );
+}
+
+#[test]
+fn the_agent_looks_at_pods_and_logs_of_its_team() {
+    for (target, rule) in [
+        ("/version", "discovery"),
+        ("/api", "discovery"),
+        ("/apis/apps/v1", "discovery"),
+        ("/openapi/v3/api/v1", "discovery"),
+        ("/api/v1/namespaces/team-shop-web/pods?limit=500", "look"),
+        ("/api/v1/namespaces/team-shop-web/pods?watch=true", "look"),
+        ("/api/v1/namespaces/team-shop-web/pods/web-0", "look"),
+        (
+            "/api/v1/namespaces/team-shop-web/pods/web-0/log?follow=true",
+            "look",
+        ),
+        ("/apis/apps/v1/namespaces/team-shop-web/deployments/web", "look"),
+    ] {
+        let expected = (Effect::Allow, format!("policy agent-looks, rule {rule}"));
+        assert_eq!(decided("GET", target), expected, "{target}");
+    }
+    let asked = decided("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews");
+    assert_eq!(asked, (Effect::Allow, "policy agent-looks, rule ask".to_owned()));
+}
+
+#[test]
+fn the_agent_reads_no_secrets_enters_nothing_and_deletes_nothing() {
+    let shop = "/api/v1/namespaces/team-shop-web";
+    for (method, target, rule) in [
+        ("GET", format!("{shop}/secrets/db"), Some("no-secrets")),
+        ("GET", format!("{shop}/secrets"), Some("no-secrets")),
+        ("GET", "/api/v1/secrets?watch=1".to_owned(), Some("no-secrets")),
+        ("GET", "/api/v1/watch/secrets".to_owned(), Some("no-secrets")),
+        (
+            "POST",
+            format!("{shop}/serviceaccounts/ci/token"),
+            Some("no-secrets"),
+        ),
+        (
+            "POST",
+            format!("{shop}/pods/web-0/exec?command=sh"),
+            Some("no-exec"),
+        ),
+        (
+            "GET",
+            format!("{shop}/pods/web-0/exec?command=sh"),
+            Some("no-exec"),
+        ),
+        ("POST", format!("{shop}/pods/web-0/attach"), Some("no-exec")),
+        ("POST", format!("{shop}/pods/web-0/portforward"), Some("no-exec")),
+        (
+            "PATCH",
+            format!("{shop}/pods/web-0/ephemeralcontainers"),
+            Some("no-exec"),
+        ),
+        (
+            "GET",
+            "/api/v1/nodes/n1/proxy/run/team-shop-web/web-0/app".to_owned(),
+            Some("no-exec"),
+        ),
+        ("DELETE", format!("{shop}/pods/web-0"), Some("no-deletes")),
+        ("DELETE", format!("{shop}/pods"), Some("no-deletes")),
+        ("POST", format!("{shop}/pods/web-0/eviction"), Some("no-deletes")),
+        ("DELETE", shop.to_owned(), Some("no-deletes")),
+        // What no rule names.
+        ("GET", "/api/v1/pods".to_owned(), None),
+        ("GET", "/api/v1/namespaces/team-bank/pods".to_owned(), None),
+        ("POST", format!("{shop}/pods"), None),
+        ("PATCH", format!("{shop}/pods/web-0?dryRun=All"), None),
+        ("GET", "/metrics".to_owned(), None),
+    ] {
+        let by = match rule {
+            Some(rule) => format!("policy agent-looks, rule {rule}"),
+            None => "the target's default".to_owned(),
+        };
+        assert_eq!(decided(method, &target), (Effect::Deny, by), "{method} {target}");
+    }
+    let (effect, _) = decided("GET", &format!("{shop}%2Fpods"));
+    assert_eq!(effect, Effect::Deny);
 }

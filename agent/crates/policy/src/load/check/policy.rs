@@ -62,7 +62,14 @@ pub(super) fn compile_policy(
     check_reach(&sql, report);
     check_api_reach(&api, report);
     let protocol = protocol_of(spec, report);
-    check_protocol(spec, protocol, targets, report);
+    // Of a rule that is about neither there's told enough.
+    if spec
+        .rules
+        .iter()
+        .all(|rule| rule.requests.is_some() || rule.effects.is_some())
+    {
+        check_protocol(spec, protocol, targets, report);
+    }
     let recording = compile_recording(&spec.recording, report);
     let of_sql = sql.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));
     let of_api = api.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));

@@ -61,6 +61,22 @@ const KINDS: [&str; 18] = [
     "clusterrolebinding",
 ];
 
+/// Resources of the server's own that lie in no namespace. (`namespaces` count as lying in themselves.)
+const WITHOUT_NAMESPACE: [&str; 12] = [
+    "nodes",
+    "persistentvolumes",
+    "clusterroles",
+    "clusterrolebindings",
+    "customresourcedefinitions",
+    "storageclasses",
+    "priorityclasses",
+    "certificatesigningrequests",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "apiservices",
+];
+
 pub(super) fn compile_api_rule(
     spec: &RuleSpec,
     requests: &Spanned<Vec<Spanned<RequestSpec>>>,
@@ -192,6 +208,8 @@ impl Entries<'_, '_> {
             );
         }
         self.check_paths(spec, &entry);
+        self.check_unnamed(spec, &entry);
+        self.check_unspaced(spec, &entry);
         self.check_names(spec);
         self.check_dry_run(spec, &entry);
         self.check_session(spec, &entry);
@@ -391,6 +409,60 @@ impl Entries<'_, '_> {
                     "write the path alone, as it is after decoding",
                 );
             }
+        }
+    }
+
+    /// What comes without a name isn't allowed by one.
+    fn check_unnamed(&mut self, spec: &RequestSpec, entry: &RequestMatch) {
+        let (true, Some(names), Some(verbs), Some(written)) =
+            (self.allows, &entry.names, entry.verbs, &spec.verbs)
+        else {
+            return;
+        };
+        if names.iter().any(Glob::is_any) || written.value.iter().any(|verb| verb == "*") {
+            return;
+        }
+        let of_objects = entry.resources.as_ref().is_some_and(|globs| {
+            globs
+                .iter()
+                .all(|glob| glob.subresource.is_none() && !glob.is_any())
+        });
+        for (verb, unnamed) in [(ApiVerb::Create, of_objects), (ApiVerb::DeleteCollection, true)] {
+            if unnamed && verbs.contains(verb) {
+                let why = if verb == ApiVerb::Create {
+                    "a create says the name in its body alone"
+                } else {
+                    "it is about many objects"
+                };
+                self.report.add(
+                    written.referenced.line(),
+                    format!("rule {:?} can never allow {verb} by `names`: {why}", self.rule),
+                    format!("allow {verb} in a request without `names`"),
+                );
+            }
+        }
+    }
+
+    /// What lies in no namespace isn't bounded by one.
+    fn check_unspaced(&mut self, spec: &RequestSpec, entry: &RequestMatch) {
+        let (Some(namespaces), Some(written)) = (&entry.namespaces, &spec.resources) else {
+            return;
+        };
+        if namespaces.iter().any(Glob::is_any) {
+            return;
+        }
+        let without = |text: &&String| {
+            let resource = text
+                .split_once('/')
+                .map_or(text.as_str(), |(resource, _)| resource);
+            WITHOUT_NAMESPACE.contains(&resource)
+        };
+        if let Some(text) = written.value.iter().find(without) {
+            self.never(
+                written.referenced.line(),
+                &format!("{text:?} lies in no namespace, and `namespaces` asks for one"),
+                "write a request of its own for it, without `namespaces`",
+            );
         }
     }
 
