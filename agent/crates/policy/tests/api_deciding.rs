@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use api::{caller, chain_policy, exec, of, path, policy, request, unknown};
 use bailiff_model::{ApiRequest, ApiVerb, Effect};
+use bailiff_policy::type_request;
 
 /// The verdict on a request by one rule, where nothing else is allowed (for Allow) or all else is (for the others).
 fn verdict(entry: &str, action: &str, request: &ApiRequest) -> Result<Effect> {
@@ -94,7 +95,7 @@ fn what_isnt_said_may_be_anything() -> Result<()> {
             true,
         ),
         (
-            "{verbs: [create], resources: [secrets], names: [db]}",
+            "{resources: [secrets], names: [db]}",
             request("create secrets in shop"),
             false,
             true,
@@ -113,7 +114,7 @@ fn what_isnt_said_may_be_anything() -> Result<()> {
             false,
         ),
         (
-            "{verbs: [deletecollection], resources: [secrets], names: [db]}",
+            "{resources: [secrets], names: [db]}",
             request("deletecollection secrets db in shop"),
             false,
             true,
@@ -361,32 +362,37 @@ fn sessions_are_decided_by_container_command_and_tty() -> Result<()> {
 }
 
 #[test]
-fn a_dry_run_is_one_only_where_the_query_decides_it() -> Result<()> {
-    let dry = |text: &str| ApiRequest {
-        dry_run: true,
-        ..request(text)
+fn a_dry_run_is_one_only_where_the_server_holds_to_it() -> Result<()> {
+    let typed = |method: &str, target: &str, body: bool| {
+        let typed = type_request(method, target, body);
+        ensure!(typed.doubt.is_none(), "{target}: {:?}", typed.doubt);
+        Ok(typed.request)
     };
-    let (only_dry, only_real) = (
+    let (dry, real) = (
         "{resources: [\"*\"], dryRun: true}",
         "{resources: [\"*\"], dryRun: false}",
     );
-    hold(&[
-        (only_dry, dry("create pods in shop"), true, true),
-        (only_dry, request("create pods in shop"), false, false),
-        (only_real, request("create pods in shop"), true, true),
-        (only_real, dry("create pods in shop"), false, false),
-        // The body of a delete says whether it's kept.
-        (only_dry, dry("delete pods web-0 in shop"), false, true),
-        (only_real, dry("delete pods web-0 in shop"), false, true),
+    let pods = "/api/v1/namespaces/shop/pods";
+    let pod = "/api/v1/namespaces/shop/pods/web-0?dryRun=All";
+    let dry_pods = format!("{pods}?dryRun=All");
+    let token = "/api/v1/namespaces/shop/serviceaccounts/ci/token?dryRun=All";
+    // Whether `dryRun: true` covers and touches, and whether `dryRun: false` does.
+    for (request, [dry_covers, dry_touches, real_covers, real_touches]) in [
+        (typed("POST", &dry_pods, true)?, [true, true, false, false]),
+        (typed("POST", pods, true)?, [false, false, true, true]),
+        // A delete is held to its body, where it has one.
+        (typed("DELETE", pod, false)?, [true, true, false, false]),
+        (typed("DELETE", pod, true)?, [false, true, true, true]),
         // A read is a read, and a token a token.
-        (only_dry, dry("get pods web-0 in shop"), false, true),
-        (
-            only_real,
-            dry("create serviceaccounts/token ci in shop"),
-            false,
-            true,
-        ),
-    ])
+        (typed("GET", pod, false)?, [false, false, true, true]),
+        (typed("POST", token, true)?, [false, false, false, true]),
+    ] {
+        hold(&[
+            (dry, request.clone(), dry_covers, dry_touches),
+            (real, request, real_covers, real_touches),
+        ])?;
+    }
+    Ok(())
 }
 
 #[test]

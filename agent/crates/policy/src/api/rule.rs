@@ -187,9 +187,8 @@ impl RequestMatch {
 
     /// Behind a node's proxy any pod of that node can be read and entered: uncertainty denies.
     fn touches_kubelet(&self, resource: &ApiResource) -> bool {
-        resource.group.is_empty()
+        resource.is_proxy()
             && resource.resource == "nodes"
-            && resource.subresource.as_deref() == Some("proxy")
             && self.verbs.is_none_or(|verbs| {
                 [ApiVerb::Get, ApiVerb::List, ApiVerb::Create]
                     .iter()
@@ -206,8 +205,11 @@ impl RequestMatch {
     fn dry_run_touched(&self, request: &ApiRequest) -> bool {
         match self.dry_run {
             None => true,
-            Some(true) => request.dry_run,
-            Some(false) => !surely_dry(request),
+            // A delete's body may say so, too, and isn't seen here.
+            Some(true) => {
+                request.dry_run || matches!(request.verb, ApiVerb::Delete | ApiVerb::DeleteCollection)
+            }
+            Some(false) => !request.dry_run,
         }
     }
 
@@ -241,13 +243,7 @@ impl RequestMatch {
         if request.verb == ApiVerb::Unknown {
             return false;
         }
-        let dry_run = self.dry_run.is_none_or(|dry| {
-            if dry {
-                surely_dry(request)
-            } else {
-                !request.dry_run
-            }
-        });
+        let dry_run = self.dry_run.is_none_or(|dry_run| dry_run == request.dry_run);
         let verb = |verb: ApiVerb| self.verbs.is_none_or(|verbs| verbs.contains(verb));
         dry_run
             && match &request.subject {
@@ -379,18 +375,6 @@ fn reaches_many(verb: ApiVerb) -> bool {
     )
 }
 
-/// Whether a request keeps nothing. `dryRun` in the query means nothing to reads and to what is connected to, and a delete with a
-/// body is held to what the body says.
-fn surely_dry(request: &ApiRequest) -> bool {
-    let by_subject = match &request.subject {
-        ApiSubject::Resource(resource) => !resource.subresource.as_deref().is_some_and(is_side_door),
-        ApiSubject::Path(_) | ApiSubject::Unknown => false,
-    };
-    request.dry_run
-        && by_subject
-        && matches!(request.verb, ApiVerb::Create | ApiVerb::Update | ApiVerb::Patch)
-}
-
 fn any(globs: &[Glob], name: &str) -> bool {
     globs.iter().any(|glob| glob.matches(name))
 }
@@ -410,13 +394,10 @@ fn group_touched(globs: &[Glob], resource: &ApiResource) -> bool {
             && (any(globs, "") || any(globs, "events.k8s.io"))
 }
 
+/// A pod or service is proxied to as `scheme:name:port`, and is the one of that name all the same.
 fn name_touched(globs: &[Glob], resource: &ApiResource) -> bool {
-    let Some(name) = &resource.name else {
-        return true;
-    };
-    any(globs, name)
-        // A pod or service is proxied to as `scheme:name:port`.
-        || resource.subresource.as_deref() == Some("proxy") && name.split(':').any(|part| any(globs, part))
+    let named = |name: Option<&str>| name.is_none_or(|name| any(globs, name));
+    named(resource.name.as_deref()) || named(resource.object_name())
 }
 
 fn contain(outer: Option<&[Glob]>, inner: Option<&[Glob]>) -> bool {
