@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod cli;
 mod control;
 pub mod decide;
+mod identity;
 pub(crate) mod mask;
 pub mod metrics;
 mod older;

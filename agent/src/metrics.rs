@@ -1,6 +1,6 @@
 //! Counters for Prometheus. Labels are of bounded number: never a pod, a path or a statement.
 
-use bailiff_model::{ApiVerb, Effect, Protocol, SqlEffect, TargetName};
+use bailiff_model::{ApiVerb, Effect, Protocol, SqlEffect, TargetName, TokenState};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -71,6 +71,7 @@ pub struct Metrics {
     ended: IntCounterVec,
     operations: Vec<[IntCounter; 3]>,
     requests: Vec<[IntCounter; 3]>,
+    tokens: [IntCounter; 5],
     kernel: IntCounterVec,
 }
 
@@ -125,6 +126,12 @@ impl Metrics {
                 })
             })
             .collect();
+        let by_token = family(
+            "bailiff_api_tokens_total",
+            "Requests to the Kubernetes API, by what they show of who they are; stolen is a token made for another pod.",
+            &["token"],
+        )?;
+        let tokens = TokenState::ALL.map(|state| by_token.with_label_values(&[state.as_str()]));
         let certificate_expiry = IntGaugeVec::new(
             Opts::new(
                 "bailiff_certificate_expiry_timestamp_seconds",
@@ -231,6 +238,7 @@ impl Metrics {
             )?,
             operations,
             requests,
+            tokens,
             registry,
         })
     }
@@ -245,6 +253,13 @@ impl Metrics {
     #[must_use]
     pub fn request(&self, verb: ApiVerb, verdict: Effect) -> Option<&IntCounter> {
         self.requests.get(verb as usize)?.get(verdict as usize)
+    }
+
+    /// Counts a request by what it shows of who it is.
+    pub fn token(&self, state: TokenState) {
+        if let Some(counter) = self.tokens.get(state as usize) {
+            counter.inc();
+        }
     }
 
     /// Counts a connection that was closed before it became a session. Reasons are words of the program.

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use bailiff_model::{ApiRequest, Chain, Decision, OriginalDst, RecordingLevel, SessionId, TargetName};
+use bailiff_model::{
+    ApiRequest, Chain, Decision, Identity, OriginalDst, RecordingLevel, SessionId, TargetName,
+};
 
 use bailiff_policy::Doubt;
 
@@ -130,6 +132,8 @@ pub struct RequestEnd {
     pub request: Arc<ApiRequest>,
     /// Why it can't be told, where it can't.
     pub doubt: Option<Doubt>,
+    /// Whom its token names, where that was verified.
+    pub identity: Option<Arc<Identity>>,
     /// Its path and query as they came.
     pub uri: Box<str>,
     /// What the client says that it is.

@@ -4,6 +4,7 @@
 //! goes on with the headers and the body that came, and the answer comes back as it is.
 
 mod answer;
+mod caller;
 mod connection;
 mod evidence;
 mod exchange;

@@ -3,8 +3,9 @@
 //! Source: `k8s.io/apiserver/pkg/apis/audit/v1`, `Event`. What it has no place for stands in annotations, whose values are texts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use bailiff_model::{ApiSubject, HopKind};
+use bailiff_model::{ApiSubject, HopKind, Identity};
 use serde::Serialize;
 
 use super::{RequestEnd, RequestOutcome};
@@ -21,7 +22,7 @@ struct Audit<'a> {
     #[serde(rename = "requestURI")]
     request_uri: &'a str,
     verb: &'static str,
-    user: User,
+    user: User<'a>,
     user_agent: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     object_ref: Option<ObjectRef<'a>>,
@@ -31,9 +32,19 @@ struct Audit<'a> {
     annotations: BTreeMap<&'static str, String>,
 }
 
-/// Whose token it was isn't said here: the chain is.
+/// Whom a verified token names; nobody where none was.
+#[derive(Default, Serialize)]
+struct User<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    groups: &'a [Arc<str>],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extra: BTreeMap<&'static str, [&'a str; 1]>,
+}
+
 #[derive(Serialize)]
-struct User {}
+struct Nothing {}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -53,7 +64,7 @@ struct ObjectRef<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ResponseStatus<'a> {
-    metadata: User,
+    metadata: Nothing,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,11 +87,11 @@ pub(super) fn write(end: &RequestEnd, out: &mut Vec<u8>) {
         stage: "ResponseComplete",
         request_uri: &end.uri,
         verb: end.request.verb.as_str(),
-        user: User {},
+        user: user(end.identity.as_deref()),
         user_agent: &end.user_agent,
         object_ref: object(&end.request.subject),
         response_status: ResponseStatus {
-            metadata: User {},
+            metadata: Nothing {},
             status: denied.then_some("Failure"),
             message: denied.then_some(&*decision.reason.message),
             reason: denied.then_some("Forbidden"),
@@ -93,6 +104,24 @@ pub(super) fn write(end: &RequestEnd, out: &mut Vec<u8>) {
     // Writing into memory can't fail, and none of the types has keys that aren't texts.
     let _ = serde_json::to_writer(&mut *out, &audit);
     out.push(b'\n');
+}
+
+/// Source: `k8s.io/apiserver/pkg/authentication/serviceaccount`, the keys of a bound token's extra.
+fn user(identity: Option<&Identity>) -> User<'_> {
+    let Some(identity) = identity else {
+        return User::default();
+    };
+    let extra = identity.bound_to.as_ref().map(|pod| {
+        BTreeMap::from([
+            ("authentication.kubernetes.io/pod-name", [&*pod.name]),
+            ("authentication.kubernetes.io/pod-uid", [&*pod.uid]),
+        ])
+    });
+    User {
+        username: Some(&identity.user),
+        groups: &identity.groups,
+        extra: extra.unwrap_or_default(),
+    }
 }
 
 fn object(subject: &ApiSubject) -> Option<ObjectRef<'_>> {
@@ -117,6 +146,7 @@ fn annotations(end: &RequestEnd) -> BTreeMap<&'static str, String> {
         ("bailiff.dev/verdict", decision.verdict.as_str().to_owned()),
         ("bailiff.dev/decided-us", end.decided.as_micros().to_string()),
         ("bailiff.dev/bytes-in", end.bytes_in.to_string()),
+        ("bailiff.dev/token", end.request.token.as_str().to_owned()),
         ("bailiff.dev/bytes-out", end.bytes_out.to_string()),
         (
             "bailiff.dev/chain",

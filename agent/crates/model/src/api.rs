@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::TokenState;
+
 /// One request, typed. Source: `k8s.io/apiserver/pkg/endpoints/request`, `RequestInfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiRequest {
@@ -13,6 +15,8 @@ pub struct ApiRequest {
     pub subject: ApiSubject,
     /// `dryRun=All`: nothing is kept.
     pub dry_run: bool,
+    /// What it shows of who it is.
+    pub token: TokenState,
 }
 
 /// What a request is about.

@@ -44,6 +44,15 @@ pub enum TokenState {
 }
 
 impl TokenState {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Missing,
+        Self::Unverified,
+        Self::Unbound,
+        Self::Bound,
+        Self::Stolen,
+    ];
+
     /// The name in metrics and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -12,7 +12,7 @@ use bailiff_model::{
 
 use crate::api::rule::ApiRule;
 use crate::catalog::Catalog;
-use crate::connection::{ClientTls, ConnectAs, Credential, Proof, UpstreamTls};
+use crate::connection::{ClientTls, ConnectAs, Credential, Proof, TokenIssuer, UpstreamTls};
 use crate::detect::DetectRule;
 use crate::glob::Glob;
 use crate::load::{self, LoadErrors};
@@ -90,6 +90,8 @@ pub struct Target {
     pub tls_upstream: UpstreamTls,
     /// As whom the agent connects to it.
     pub credential: Option<Credential>,
+    /// Who makes its clients' tokens; `None` where tokens aren't read.
+    pub identity: Option<TokenIssuer>,
 }
 
 impl Target {

@@ -93,6 +93,17 @@ pub enum Proof {
     },
 }
 
+/// Who makes the tokens that clients of the Kubernetes API show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenIssuer {
+    /// The issuer, as tokens name it.
+    pub issuer: String,
+    /// Of these, a token must be for at least one.
+    pub audiences: Vec<String>,
+    /// A file with its JSON Web Key Set.
+    pub key_set: PathBuf,
+}
+
 /// As whom a chain connects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectAs {

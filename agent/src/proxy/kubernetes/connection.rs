@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::answer::Answer;
+use super::caller::Callers;
 use super::exchange;
 use super::switched::{self, Far};
 use super::upstream::Upstream;
@@ -57,6 +58,7 @@ pub(super) struct Connection {
     pub(super) pod: Arc<PodEntry>,
     pub(super) version: Version,
     pub(super) session: Arc<SessionStart>,
+    pub(super) caller: Callers,
     pub(super) decider: RefCell<RequestDecider>,
     pub(super) upstream: Upstream,
     /// The API server's end of a connection that stops to speak HTTP.
@@ -142,6 +144,7 @@ impl Connection {
         });
         let live = Live::new(&shared.live, &session);
         Self {
+            caller: Callers::new(files.issuer(&target.name).map(Arc::clone), pod.info.uid.clone()),
             upstream: Upstream::new(version, files, original),
             decider: RefCell::new(RequestDecider::new(
                 Arc::clone(&shared.options.in_force),

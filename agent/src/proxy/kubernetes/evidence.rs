@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bailiff_model::{ApiRequest, Effect};
+use bailiff_model::{ApiRequest, Effect, Identity, TokenState};
 use bailiff_policy::{Doubt, Ruling, Typed};
 use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, USER_AGENT};
 
+use super::caller::Caller;
 use super::connection::Connection;
 use crate::record::{Event, RequestEnd, RequestOutcome};
 
@@ -25,6 +26,7 @@ struct Open {
     connection: Rc<Connection>,
     request: Arc<ApiRequest>,
     doubt: Option<Doubt>,
+    identity: Option<Arc<Identity>>,
     ruling: Arc<Ruling>,
     uri: Box<str>,
     user_agent: Box<str>,
@@ -47,6 +49,7 @@ impl Account {
         request: &Request<Incoming>,
         uri: &str,
         typed: Typed,
+        caller: Caller,
         ruling: &Arc<Ruling>,
         began: Instant,
     ) -> Self {
@@ -54,6 +57,21 @@ impl Account {
         let verdict = ruling.effect();
         if let Some(counter) = metrics.request(typed.request.verb, verdict) {
             counter.inc();
+        }
+        metrics.token(caller.state);
+        if caller.state == TokenState::Stolen {
+            let bound = caller
+                .identity
+                .as_ref()
+                .and_then(|identity| identity.bound_to.as_ref());
+            tracing::warn!(
+                session = connection.session.session.as_str(),
+                made_for = bound
+                    .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+                    .unwrap_or_default(),
+                verdict = verdict.as_str(),
+                "a pod showed a token that was made for another pod"
+            );
         }
         let number = connection.operations.get() + 1;
         connection.operations.set(number);
@@ -69,6 +87,7 @@ impl Account {
         Self(Rc::new(Open {
             request: Arc::new(typed.request),
             doubt: typed.doubt,
+            identity: caller.identity,
             ruling: Arc::clone(ruling),
             uri: uri.into(),
             user_agent: user_agent.into(),
@@ -164,6 +183,7 @@ impl Drop for Open {
             received: self.received,
             request: Arc::clone(&self.request),
             doubt: self.doubt,
+            identity: self.identity.take(),
             uri: std::mem::take(&mut self.uri),
             user_agent: std::mem::take(&mut self.user_agent),
             server_id: self.server_id.take(),

@@ -25,9 +25,11 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
         .path_and_query()
         .map_or_else(|| request.uri().to_string(), |target| target.as_str().to_owned());
     let with_body = !request.body().is_end_stream();
-    let typed = type_request(request.method().as_str(), &target, with_body);
+    let mut typed = type_request(request.method().as_str(), &target, with_body);
+    let caller = connection.caller.of(request.headers());
+    typed.request.token = caller.state;
     let ruling = connection.decider.borrow_mut().decide(&typed.request);
-    let account = Account::open(connection, &request, &target, typed, &ruling, began);
+    let account = Account::open(connection, &request, &target, typed, caller, &ruling, began);
     let asked = request.headers().clone();
     if let Err(why) = well_formed(&request, connection.version) {
         return say(&Status::bad_request(why), &asked, account);

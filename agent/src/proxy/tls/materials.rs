@@ -21,6 +21,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use super::mint::Authority;
 use super::verify::Verifier;
 use super::{certificate, spoken};
+use crate::identity::Issuer;
 
 /// A file larger than this is none of these.
 const MAX_FILE: u64 = 1 << 20;
@@ -139,6 +140,7 @@ pub struct Snapshot {
     presented: HashMap<TargetName, Arc<Presented>>,
     towards: HashMap<TargetName, Arc<TowardsTarget>>,
     secrets: HashMap<Proof, Arc<Secret>>,
+    issuers: HashMap<TargetName, Arc<Issuer>>,
     expiries: Vec<Expiry>,
     strangers: Vec<TargetName>,
     files: Vec<(PathBuf, Stamp)>,
@@ -223,6 +225,11 @@ impl Snapshot {
         self.towards.get(target)
     }
 
+    /// Who makes the tokens of a target's clients, and by which keys.
+    pub(crate) fn issuer(&self, target: &TargetName) -> Option<&Arc<Issuer>> {
+        self.issuers.get(target)
+    }
+
     pub(crate) fn secret(&self, proof: &Proof) -> Option<&Arc<Secret>> {
         self.secrets.get(proof)
     }
@@ -302,6 +309,7 @@ impl Reading {
                 self.snapshot.strangers.push(target.name.clone());
             }
         }
+        self.issuer(&whose, target);
         if target.tls_upstream.mode != UpstreamTlsMode::Disabled
             && let Some(ca) = &target.tls_upstream.ca
             && let Some((towards, expiry)) = self.towards(&whose, ca, target)
@@ -309,6 +317,25 @@ impl Reading {
             self.expires(target, "target_ca", expiry);
             let name = target.name.clone();
             self.snapshot.towards.insert(name, Arc::new(towards));
+        }
+    }
+
+    fn issuer(&mut self, whose: &str, target: &Target) {
+        let Some(identity) = &target.identity else {
+            return;
+        };
+        let Some(text) = self.text(whose, &identity.key_set) else {
+            return;
+        };
+        match Issuer::new(&identity.issuer, &identity.audiences, &text) {
+            Ok(issuer) => {
+                let name = target.name.clone();
+                self.snapshot.issuers.insert(name, Arc::new(issuer));
+            }
+            Err(error) => {
+                let mend = "give what the API server says at /openid/v1/jwks";
+                let _: Option<()> = self.wrong(whose, &identity.key_set, error, mend);
+            }
         }
     }
 

@@ -26,6 +26,9 @@ pub struct InventoryPod {
     /// Its container.
     #[serde(default)]
     pub container: Option<String>,
+    /// The uid of the Pod object that it stands for; one of its own where it stands for none.
+    #[serde(default)]
+    pub uid: Option<String>,
 }
 
 fn default_name() -> String {
@@ -109,6 +112,7 @@ impl Inventory {
                 service_account: default_name(),
                 labels: BTreeMap::new(),
                 container: None,
+                uid: None,
             }),
             (None, _) => bail!(
                 "inventory.yaml has several pods; choose one with --pod: {}",
@@ -125,13 +129,13 @@ fn is_name(text: &str) -> bool {
 }
 
 impl InventoryPod {
-    /// The pod as policy sees it, with a uid of its own.
+    /// The pod as policy sees it.
     #[must_use]
     pub fn info(&self) -> PodInfo {
         PodInfo {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
-            uid: PodUid::new(crate::random_hex()),
+            uid: PodUid::new(self.uid.clone().unwrap_or_else(crate::random_hex)),
             service_account: self.service_account.clone(),
             labels: self.labels.clone(),
         }

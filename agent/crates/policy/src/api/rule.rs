@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Effect, Recording};
+use bailiff_model::{
+    ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Effect, Recording, TokenState,
+};
 
 use crate::glob::Glob;
 
@@ -49,6 +51,8 @@ pub(crate) struct RequestMatch {
     pub(crate) containers: Option<Vec<Glob>>,
     pub(crate) commands: Option<Vec<CommandGlob>>,
     pub(crate) tty: Option<bool>,
+    /// What requests show of who they are.
+    pub(crate) tokens: Option<Vec<TokenState>>,
 }
 
 /// Subresources that open a session in a container. A rule that allows `create` lets them begin by whichever method carries them.
@@ -93,6 +97,17 @@ const KUBELET: [(&str, Option<&str>); 5] = [
 
 impl RequestMatch {
     fn touches(&self, request: &ApiRequest) -> bool {
+        self.token_touched(request.token) && self.subject_touched(request)
+    }
+
+    /// A token that can't be verified may be any: uncertainty denies.
+    fn token_touched(&self, token: TokenState) -> bool {
+        self.tokens
+            .as_ref()
+            .is_none_or(|tokens| tokens.contains(&token) || token == TokenState::Unverified)
+    }
+
+    fn subject_touched(&self, request: &ApiRequest) -> bool {
         match &request.subject {
             // Uncertainty denies: it may be anything.
             ApiSubject::Unknown => true,
@@ -240,7 +255,8 @@ impl RequestMatch {
     }
 
     fn covers(&self, request: &ApiRequest) -> bool {
-        if request.verb == ApiVerb::Unknown {
+        let token = |tokens: &Vec<TokenState>| tokens.contains(&request.token);
+        if request.verb == ApiVerb::Unknown || !self.tokens.as_ref().is_none_or(token) {
             return false;
         }
         let dry_run = self.dry_run.is_none_or(|dry_run| dry_run == request.dry_run);
@@ -344,6 +360,11 @@ impl RequestMatch {
                     .all(|inner| outer.iter().any(|outer| outer.contains(inner))),
             }
             && (self.dry_run.is_none() || self.dry_run == inner.dry_run)
+            && match (&self.tokens, &inner.tokens) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(outer), Some(inner)) => inner.iter().all(|token| outer.contains(token)),
+            }
             && (!self.asks_for_session()
                 || (&self.containers, &self.commands, self.tty)
                     == (&inner.containers, &inner.commands, inner.tty))

@@ -10,7 +10,7 @@ mod selector;
 use std::borrow::Cow;
 use std::fmt;
 
-use bailiff_model::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb};
+use bailiff_model::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, TokenState};
 
 use query::{Query, decoded, is_true};
 
@@ -126,6 +126,7 @@ pub fn type_request(method: &str, target: &str, body: bool) -> Typed {
                 verb: ApiVerb::Unknown,
                 subject: ApiSubject::Unknown,
                 dry_run: false,
+                token: TokenState::Missing,
             },
             doubt: Some(doubt),
         },
@@ -183,6 +184,7 @@ fn no_resource(method: &str, path: &str) -> Result<ApiRequest, Doubt> {
         verb,
         subject: ApiSubject::Path(path.to_owned()),
         dry_run: false,
+        token: TokenState::Missing,
     })
 }
 
@@ -265,6 +267,7 @@ fn resource(
             verb,
             subject: ApiSubject::Resource(typed),
             dry_run: false,
+            token: TokenState::Missing,
         });
     }
     let query = Query::read(query)?;
@@ -288,6 +291,7 @@ fn resource(
         verb,
         subject: ApiSubject::Resource(typed),
         dry_run,
+        token: TokenState::Missing,
     })
 }
 

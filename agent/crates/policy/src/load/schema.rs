@@ -68,6 +68,16 @@ pub(super) struct TargetSpec {
     pub(super) tls: Option<TlsSpec>,
     pub(super) credential: Option<Spanned<CredentialSpec>>,
     pub(super) catalog: Option<Spanned<CredentialSpec>>,
+    pub(super) identity: Option<Spanned<IdentitySpec>>,
+}
+
+/// `{issuer: https://kubernetes.default.svc, audiences: [https://kubernetes.default.svc], keySetFile: /etc/bailiff/jwks.json}`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct IdentitySpec {
+    pub(super) issuer: String,
+    pub(super) audiences: Vec<String>,
+    pub(super) key_set_file: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

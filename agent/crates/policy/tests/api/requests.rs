@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use bailiff_model::{
     ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Chain, Evidence, Hop, HopKind, PodInfo, PodUid,
+    TokenState,
 };
 use bailiff_policy::{ChainPolicy, PolicySet};
 
@@ -38,6 +39,7 @@ pub(crate) fn request(text: &str) -> ApiRequest {
             ..ApiResource::default()
         }),
         dry_run: false,
+        token: TokenState::Missing,
     }
 }
 
@@ -69,6 +71,7 @@ pub(crate) fn path(verb: ApiVerb, path: &str) -> ApiRequest {
         verb,
         subject: ApiSubject::Path(path.to_owned()),
         dry_run: false,
+        token: TokenState::Missing,
     }
 }
 
@@ -78,6 +81,7 @@ pub(crate) fn unknown() -> ApiRequest {
         verb: ApiVerb::Get,
         subject: ApiSubject::Unknown,
         dry_run: false,
+        token: TokenState::Missing,
     }
 }
 

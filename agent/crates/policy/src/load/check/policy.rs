@@ -69,6 +69,7 @@ pub(super) fn compile_policy(
         .all(|rule| rule.requests.is_some() || rule.effects.is_some())
     {
         check_protocol(spec, protocol, targets, report);
+        check_tokens(spec, targets, report);
     }
     let recording = compile_recording(&spec.recording, report);
     let of_sql = sql.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));
@@ -219,6 +220,34 @@ fn check_protocol(spec: &PolicySpec, protocol: Protocol, targets: &[Target], rep
                 written.referenced.line(),
                 format!("the policy is about {about}, and {what}, so that it never applies there"),
                 instead,
+            );
+        }
+    }
+}
+
+/// Rules about tokens at targets where none is read: all tokens are unverified there.
+fn check_tokens(spec: &PolicySpec, targets: &[Target], report: &mut Report<'_>) {
+    let named = |target: &&Target| {
+        let is_named = |name: &str| name == "*" || target.name.as_str() == name;
+        spec.targets.iter().any(|written| is_named(&written.value))
+    };
+    let Some(unread) = targets
+        .iter()
+        .filter(named)
+        .find(|target| target.protocol == Protocol::Kubernetes && target.identity.is_none())
+    else {
+        return;
+    };
+    let entries = spec.rules.iter().filter_map(|rule| rule.requests.as_ref());
+    for entry in entries.flat_map(|entries| &entries.value) {
+        if let Some(tokens) = &entry.value.tokens {
+            report.add(
+                tokens.referenced.line(),
+                format!(
+                    "`tokens` can't be told apart at target {:?}, which doesn't say who makes them",
+                    unread.name.as_str()
+                ),
+                "give the target `identity`: {issuer, audiences, keySetFile}",
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{ApiVerb, Effect};
+use bailiff_model::{ApiVerb, Effect, TokenState};
 use serde_saphyr::Spanned;
 
 use super::super::schema::{RequestSpec, RuleSpec};
@@ -199,6 +199,7 @@ impl Entries<'_, '_> {
             containers: self.globs("containers", spec.containers.as_ref()),
             commands: self.commands(spec.commands.as_ref()),
             tty: spec.tty.as_ref().map(|tty| tty.value),
+            tokens: self.tokens(spec.tokens.as_ref()),
         };
         if entry == RequestMatch::default() {
             self.report.add(
@@ -218,6 +219,18 @@ impl Entries<'_, '_> {
         self.check_session(spec, &entry);
         self.check_side_doors(spec, &entry);
         entry
+    }
+
+    fn tokens(&mut self, written: Option<&Spanned<Vec<TokenState>>>) -> Option<Vec<TokenState>> {
+        let written = written?;
+        if written.value.is_empty() {
+            self.never(
+                written.referenced.line(),
+                "`tokens` is empty",
+                "name Missing, Unverified, Unbound, Bound or Stolen, or leave it out to mean any",
+            );
+        }
+        Some(written.value.clone())
     }
 
     fn globs(&mut self, field: &str, written: Option<&Spanned<Vec<String>>>) -> Option<Vec<Glob>> {

@@ -1,5 +1,6 @@
 //! Requests to the Kubernetes API as rules write them.
 
+use bailiff_model::TokenState;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -17,4 +18,5 @@ pub(in super::super) struct RequestSpec {
     pub(in super::super) containers: Option<Spanned<Vec<String>>>,
     pub(in super::super) commands: Option<Spanned<Vec<String>>>,
     pub(in super::super) tty: Option<Spanned<bool>>,
+    pub(in super::super) tokens: Option<Spanned<Vec<TokenState>>>,
 }

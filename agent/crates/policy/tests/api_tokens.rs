@@ -1,0 +1,83 @@
+//! Rules about what requests show of who they are.
+
+#[path = "api/requests.rs"]
+#[expect(dead_code, reason = "this suite needs only some of it")]
+mod api;
+
+use anyhow::{Context as _, Result};
+use api::{caller, request};
+use bailiff_model::{Chain, Effect, TokenState};
+use bailiff_policy::PolicySet;
+
+const HEAD: &str = "apiVersion: bailiff.dev/v1alpha1\n";
+
+fn target(identity: &str) -> String {
+    format!(
+        "{HEAD}kind: Target\nmetadata: {{name: cluster}}\nspec:\n  protocol: kubernetes\n  endpoints: ['10.96.0.1:443']\n  tls:\n    client: {{mode: Require, certificateFile: /c, keyFile: /k}}\n    upstream: {{mode: Verify, caFile: /ca}}\n{identity}"
+    )
+}
+
+fn policy(rules: &str) -> String {
+    format!("{HEAD}kind: Policy\nmetadata: {{name: p}}\nspec:\n  targets: [cluster]\n  rules:\n{rules}")
+}
+
+const IDENTITY: &str = "  identity: {issuer: https://k, audiences: [https://k], keySetFile: /jwks.json}\n";
+
+const RULES: &str = "  - {name: own, requests: [{verbs: [get], resources: [pods], tokens: [Bound]}], action: Allow}\n  - {name: stolen, requests: [{tokens: [Stolen]}], action: Deny, message: this token belongs to another pod}\n";
+
+#[test]
+fn a_stolen_token_is_denied_and_only_a_bound_one_is_allowed() -> Result<()> {
+    let set = PolicySet::from_sources(&[("t.yaml", &target(IDENTITY)), ("p.yaml", &policy(RULES))])?;
+    let target = set.targets().first().context("there is a target")?;
+    let policy = set.for_chain(target, &Chain::of_caller(caller("shop")));
+    let decided = |token| {
+        let mut request = request("get pods web-0 in shop");
+        request.token = token;
+        let ruling = policy.decide_request(&request);
+        (
+            ruling.effect(),
+            ruling.reason().rule.as_deref().map(str::to_owned),
+        )
+    };
+    let rule = |name: &str| Some(name.to_owned());
+    assert_eq!(decided(TokenState::Bound), (Effect::Allow, rule("own")));
+    assert_eq!(decided(TokenState::Stolen), (Effect::Deny, rule("stolen")));
+    // It may be anybody's.
+    assert_eq!(decided(TokenState::Unverified), (Effect::Deny, rule("stolen")));
+    assert_eq!(decided(TokenState::Unbound), (Effect::Deny, None));
+    assert_eq!(decided(TokenState::Missing), (Effect::Deny, None));
+    Ok(())
+}
+
+#[test]
+fn tokens_that_are_never_read_cant_be_matched() -> Result<()> {
+    let problems = PolicySet::from_sources(&[("t.yaml", &target("")), ("p.yaml", &policy(RULES))])
+        .err()
+        .context("it loads")?
+        .to_string();
+    let expected = "`tokens` can't be told apart at target \"cluster\", which doesn't say who makes them";
+    assert_eq!(problems.matches(expected).count(), 2, "{problems}");
+    assert!(problems.contains("p.yaml:7"), "{problems}");
+    assert!(problems.contains("give the target `identity`"), "{problems}");
+    Ok(())
+}
+
+#[test]
+fn an_issuer_without_names_or_for_a_database_is_refused() -> Result<()> {
+    let nameless = "  identity: {issuer: '', audiences: [], keySetFile: jwks.json}\n";
+    let database = format!(
+        "{HEAD}kind: Target\nmetadata: {{name: db}}\nspec:\n  protocol: postgres\n  endpoints: ['10.0.0.5:5432']\n{IDENTITY}"
+    );
+    for (text, expected) in [
+        (target(nameless), "without a name"),
+        (target(nameless), "no absolute path"),
+        (database, "clients of databases show none"),
+    ] {
+        let problems = PolicySet::from_sources(&[("t.yaml", &text)])
+            .err()
+            .context("it loads")?
+            .to_string();
+        assert!(problems.contains(expected), "{problems}");
+    }
+    Ok(())
+}

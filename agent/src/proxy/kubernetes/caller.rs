@@ -1,0 +1,98 @@
+//! Who a request says that it is, held against the pod that the kernel saw.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bailiff_model::{Identity, PodUid, TokenState};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+
+use crate::identity::{Issuer, held_by};
+
+/// What is known of whose request it is.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) state: TokenState,
+    /// Whom a verified token names.
+    pub(super) identity: Option<Arc<Identity>>,
+}
+
+impl Caller {
+    const NOBODY: Self = Self {
+        state: TokenState::Missing,
+        identity: None,
+    };
+
+    const UNVERIFIED: Self = Self {
+        state: TokenState::Unverified,
+        identity: None,
+    };
+}
+
+/// Tells whose the requests of one connection are. Most show one token again and again.
+pub(super) struct Callers {
+    issuer: Option<Arc<Issuer>>,
+    pod: PodUid,
+    last: RefCell<Option<(HeaderValue, Arc<Identity>, u64)>>,
+}
+
+impl Callers {
+    pub(super) fn new(issuer: Option<Arc<Issuer>>, pod: PodUid) -> Self {
+        Self {
+            issuer,
+            pod,
+            last: RefCell::default(),
+        }
+    }
+
+    /// Whose request has these headers.
+    pub(super) fn of(&self, headers: &HeaderMap) -> Caller {
+        let Some(shown) = headers.get(AUTHORIZATION) else {
+            // A token in a WebSocket's protocol, for clients in browsers.
+            let in_protocol = headers.get_all("sec-websocket-protocol").iter().any(|value| {
+                value
+                    .as_bytes()
+                    .windows(TOKEN_PROTOCOL.len())
+                    .any(|part| part == TOKEN_PROTOCOL)
+            });
+            // Uncertainty denies: it isn't read there, so that it may be anybody's.
+            return if in_protocol {
+                Caller::UNVERIFIED
+            } else {
+                Caller::NOBODY
+            };
+        };
+        let Some(issuer) = &self.issuer else {
+            return Caller::UNVERIFIED;
+        };
+        let now = crate::identity::now();
+        if let Some((last, identity, ends)) = &*self.last.borrow()
+            && last == shown
+            && now <= *ends
+        {
+            return self.held(Arc::clone(identity));
+        }
+        let verified = bearer(shown).and_then(|token| issuer.verify(token).ok());
+        let Some((identity, ends)) = verified else {
+            return Caller::UNVERIFIED;
+        };
+        *self.last.borrow_mut() = Some((shown.clone(), Arc::clone(&identity), ends));
+        self.held(identity)
+    }
+
+    fn held(&self, identity: Arc<Identity>) -> Caller {
+        Caller {
+            state: held_by(&identity, Some(&self.pod)),
+            identity: Some(identity),
+        }
+    }
+}
+
+/// Source: `k8s.io/apiserver/pkg/authentication/request/websocket`.
+const TOKEN_PROTOCOL: &[u8] = b"base64url.bearer.authorization.k8s.io.";
+
+/// The token of `Bearer TOKEN`, read as the API server reads it.
+/// Source: `k8s.io/apiserver/pkg/authentication/request/bearertoken`.
+fn bearer(shown: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = shown.to_str().ok()?.trim().split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
