@@ -4,5 +4,8 @@ mod decide;
 pub(crate) mod rule;
 mod typing;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use decide::Allowed;
 pub use typing::{Doubt, MAX_TARGET, Typed, type_request};
