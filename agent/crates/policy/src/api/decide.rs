@@ -84,11 +84,12 @@ impl ChainPolicy {
                     _ => {}
                 }
                 // Who may be meant is forbidden; only who surely is meant is allowed. An approval lets pass what its rule covers.
-                let lets_pass = match rule.action {
-                    Effect::Allow => *about == About::Hop,
-                    Effect::RequireApproval => touched,
-                    Effect::Deny => false,
-                };
+                let lets_pass = *about == About::Hop
+                    && match rule.action {
+                        Effect::Allow => true,
+                        Effect::RequireApproval => touched,
+                        Effect::Deny => false,
+                    };
                 if lets_pass && covering.is_none() && !unknown && rule.covers(request) {
                     covering = Some(why);
                 }
