@@ -213,7 +213,7 @@ fn corpora(target: &str) -> Vec<PathBuf> {
         .map(|name| folder(name))
         .collect();
     if target == "load" {
-        folders.extend(["demo", "bench"].map(|name| shell::root().join("examples").join(name)));
+        folders.extend(["demo", "bench", "kubernetes"].map(|name| shell::root().join("examples").join(name)));
     }
     folders
 }

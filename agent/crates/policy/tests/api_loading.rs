@@ -164,7 +164,7 @@ fn rules_about_requests_load() -> Result<()> {
         allowing(request, &[])?;
         denying(request, &[])?;
     }
-    Ok(())
+    in_target(include_str!("../fuzz/corpus/load/edge-kubernetes-all"), &[])
 }
 
 /// A policy's problems beside a cluster and a database.

@@ -23,9 +23,9 @@ fn every_file_holds_in_its_target() -> Result<()> {
         match *target {
             // What clients were seen to ask.
             "classify" => folders.push(here.join("../../wire/fuzz/corpus/sql")),
-            "load" => {
-                folders.extend(["demo", "bench"].map(|name| here.join("../../../../examples").join(name)))
-            }
+            "load" => folders.extend(
+                ["demo", "bench", "kubernetes"].map(|name| here.join("../../../../examples").join(name)),
+            ),
             _ => {}
         }
         for folder in folders {

@@ -349,7 +349,7 @@ fn wider(request: &ApiRequest) -> Vec<ApiRequest> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(2500))]
 
     #[test]
     fn what_a_rule_would_allow_it_would_forbid(entry in entry(), request in request()) {
@@ -498,4 +498,21 @@ proptest! {
         all.push(Policy { mode: Mode::Observe, ..more });
         prop_assert_eq!(decide(&all, answers, &chain, &request).0, before.0);
     }
+}
+
+#[test]
+fn the_side_doors_are_those_that_are_documented() {
+    let text = include_str!("../../../../../docs/kubernetes.md");
+    let (_, section) = text.split_once("## Sessions and side doors").unwrap_or_default();
+    let (section, _) = section.split_once("\n## ").unwrap_or_default();
+    let mut documented: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once(" |"))
+        .flat_map(|(names, _)| names.split(", "))
+        .map(|name| name.trim_matches('`'))
+        .collect();
+    let mut known = super::rule::SIDE_DOORS.to_vec();
+    documented.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(documented, known);
 }
