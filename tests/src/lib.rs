@@ -2,6 +2,7 @@
 
 mod certificates;
 mod client;
+mod cluster;
 mod compared;
 mod config;
 mod enforced;
@@ -30,6 +31,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use certificates::Authority;
 pub use client::{Client, Message, message, say};
+pub use cluster::{Cluster, ClusterOptions};
 pub use compared::{Compared, Same, client_program};
 pub use config::{ALLOW_ALL, policy, target};
 pub use enforced::Enforced;

@@ -1,4 +1,4 @@
-//! Setup, build, test, demo, bench, corpus and lint: `cargo xtask --help`.
+//! Setup, build, test, demo, bench, corpus, cluster and lint: `cargo xtask --help`.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod cluster;
 mod corpus;
 mod demo;
 mod ebpf;
@@ -38,6 +39,7 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Corpus(corpus::Args),
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Corpus(args) => corpus::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match outcome {

@@ -26,6 +26,10 @@ pub(crate) enum Purpose {
     Bench,
     /// Capture what real clients and servers say.
     Corpus,
+    /// Get Go where the distribution has none that is new enough.
+    Go,
+    /// Run a cluster.
+    Cluster,
 }
 
 /// Makes sure that everything for these purposes is there.
@@ -146,13 +150,13 @@ const NEEDS: &[Need] = &[
     Need {
         package: "iproute2",
         why: "makes and shows network namespaces and links",
-        purposes: &[Purpose::Test],
+        purposes: &[Purpose::Test, Purpose::Cluster],
         found: || shell::which("ip").is_some(),
     },
     Need {
         package: "nftables",
-        why: "translates addresses in the pods of the kernel tests",
-        purposes: &[Purpose::Test],
+        why: "translates addresses in the pods of the kernel tests, and the address of a cluster's service",
+        purposes: &[Purpose::Test, Purpose::Cluster],
         found: || shell::which("nft").is_some(),
     },
     Need {
@@ -184,6 +188,17 @@ const NEEDS: &[Need] = &[
         why: "unpacks them",
         purposes: &[Purpose::Servers],
         found: || shell::which("unzip").is_some(),
+    },
+    Need {
+        package: "python3-venv",
+        why: "a place for the wheel in which Go comes",
+        purposes: &[Purpose::Go],
+        found: || {
+            Command::new("python3")
+                .args(["-c", "import ensurepip, venv"])
+                .output()
+                .is_ok_and(|output| output.status.success())
+        },
     },
     Need {
         package: "xz-utils",
@@ -264,7 +279,19 @@ fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
         .collect()
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+/// True if a package of this name can be had from the lists that are there.
+pub(crate) fn is_offered(package: &str) -> bool {
+    Command::new("apt-cache")
+        .args(["show", "--quiet", package])
+        .output()
+        .is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
+}
+
+/// Installs packages, as root on Debian.
+///
+/// # Errors
+/// When apt-get can't.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     shell::heading("Installing packages");
     wait_for_lists();
     shell::run(
@@ -426,6 +453,8 @@ mod tests {
             Purpose::Demo,
             Purpose::Bench,
             Purpose::Corpus,
+            Purpose::Go,
+            Purpose::Cluster,
         ] {
             assert!(
                 NEEDS.iter().any(|need| need.purposes.contains(&purpose)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::packages::{self, Purpose};
-use crate::{build, servers, shell};
+use crate::{build, cluster, servers, shell};
 
 mod execute;
 mod fuzz;
@@ -22,7 +22,7 @@ use suites::Binary;
 ///   unit    what lies beside the code, and what runs in one process
 ///   wire    captured bytes and hostile bytes, for every decoder
 ///   cli     the binary's commands
-///   kernel, postgres, sandbox, …
+///   kernel, postgres, sandbox, cluster, …
 ///           the integration tests of the crate `tests`, by the first word of their file's
 ///           name: real sockets, real servers, network namespaces and cgroups. They need
 ///           root and run one at a time
@@ -94,6 +94,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             );
         }
         binaries.retain(|binary| args.suites.iter().any(|name| binary.is_called(name)));
+    }
+
+    if binaries.iter().any(Binary::needs_cluster) {
+        cluster::build()?;
     }
 
     let logs = shell::root().join("target/test-logs");

@@ -27,6 +27,11 @@ impl Binary {
         self.suite == name || self.name == name
     }
 
+    /// True for the suites that start a Kubernetes.
+    pub(super) fn needs_cluster(&self) -> bool {
+        self.serial && matches!(self.suite.as_str(), "cluster" | "kubernetes")
+    }
+
     /// True for the crate of tests that make namespaces and cgroups and start servers.
     pub(super) fn needs_root(&self) -> bool {
         self.serial
@@ -168,11 +173,23 @@ mod tests {
             (binary.suite.as_str(), binary.name.as_str()),
             ("kernel", "kernel_connect")
         );
-        assert!(binary.needs_root() && binary.serial);
+        assert!(binary.needs_root() && binary.serial && !binary.needs_cluster());
         assert!(
             binary.is_called("kernel") && binary.is_called("kernel_connect") && !binary.is_called("postgres")
         );
         assert_eq!(binary.folder, PathBuf::from("/w/tests"));
+    }
+
+    #[test]
+    fn the_cluster_is_built_for_its_suites_alone() {
+        for (target, needs) in [
+            ("cluster_command", true),
+            ("kubernetes_clients", true),
+            ("postgres_tls", false),
+        ] {
+            let line = artifact("path+file:///w/tests#bailiff-tests@0.1.0", "test", target);
+            assert_eq!(parse(&line).unwrap().unwrap().needs_cluster(), needs, "{target}");
+        }
     }
 
     #[test]

@@ -1,0 +1,132 @@
+//! `cargo xtask cluster` as a developer uses it: it tells what runs, can be asked twice, and leaves nothing.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bailiff_tests::{Alone, Listing, check, harness_program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+use serde_json::Value;
+
+#[test]
+fn up_status_and_down_also_after_a_kill() -> Result<()> {
+    if !Uid::effective().is_root() {
+        ensure!(
+            std::env::var_os("CI").is_none(),
+            "this test needs root, and CI must not skip it"
+        );
+        eprintln!("SKIPPED: this test needs root");
+        return Ok(());
+    }
+    let _alone = Alone::wait()?;
+    let before = machine()?;
+    let folder = tempfile::Builder::new().prefix("bailiff-cluster-").tempdir()?;
+    let down = Down(folder.path());
+
+    let said = cluster(folder.path(), &["status"])?;
+    ensure!(
+        !said.status.success() && text(&said).contains("cluster up"),
+        "{}",
+        text(&said)
+    );
+
+    let up = ["up", "--control-plane-only"];
+    let said = cluster(folder.path(), &up)?;
+    ensure!(said.status.success(), "{}", text(&said));
+    for expected in [
+        "ready after",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "etcd",
+        "export KUBECONFIG=",
+    ] {
+        ensure!(text(&said).contains(expected), "{}", text(&said));
+    }
+    let said = cluster(folder.path(), &up)?;
+    ensure!(
+        said.status.success() && text(&said).contains("it runs already"),
+        "{}",
+        text(&said)
+    );
+    let said = cluster(folder.path(), &["kubeconfig"])?;
+    let kubeconfig = text(&said).trim().to_owned();
+    ensure!(Path::new(&kubeconfig).is_file(), "{kubeconfig}");
+    ensure!(machine()? != before, "a cluster that is nowhere");
+
+    let said = cluster(folder.path(), &["down"])?;
+    ensure!(said.status.success(), "{}", text(&said));
+    same(&before)?;
+    let said = cluster(folder.path(), &["down"])?;
+    ensure!(said.status.success(), "{}", text(&said));
+
+    // The process that holds it is killed: its components and addresses are there still, and `down` knows them.
+    let said = cluster(folder.path(), &up)?;
+    ensure!(said.status.success(), "{}", text(&said));
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join("cluster.json"))?)?;
+    let pid = told.get("pid").and_then(Value::as_i64).context("no pid")?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    drop(down);
+    same(&before)
+}
+
+/// The cluster goes, also when the test fails.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        let said = cluster(self.0, &["down"]);
+        assert!(
+            std::thread::panicking() || said.is_ok_and(|said| said.status.success()),
+            "`cluster down` failed"
+        );
+    }
+}
+
+fn cluster(folder: &Path, args: &[&str]) -> Result<Output> {
+    Command::new(harness_program("xtask")?)
+        .arg("cluster")
+        .args(args)
+        .arg("--state")
+        .arg(folder)
+        .stdin(Stdio::null())
+        .output()
+        .context("xtask can't be started")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// What a cluster could leave: all that a listing tells, addresses and translations.
+fn machine() -> Result<(Listing, String)> {
+    let mut told = String::new();
+    for words in [
+        ["ip", "-o", "addr"],
+        ["ip", "-o", "route"],
+        ["nft", "list", "tables"],
+    ] {
+        let [program, rest @ ..] = words;
+        told += &String::from_utf8(check(Command::new(program).args(rest))?.stdout)?;
+    }
+    Ok((Listing::settled()?, told))
+}
+
+fn same(before: &(Listing, String)) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let now = machine()?;
+        // What earlier programs left to the kernel may have gone meanwhile.
+        let more = now.0.beyond(&before.0);
+        if more.is_empty() && now.1 == before.1 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < until,
+            "left: {more:?}\n{}\nbefore:\n{}",
+            now.1,
+            before.1
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine, for the tests and for whoever works on Bailiff.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::packages::{self, Purpose};
+use crate::{lab, shell};
+
+pub(crate) mod components;
+mod control_plane;
+mod go;
+mod keys;
+mod place;
+mod state;
+
+use control_plane::{ControlPlane, Flags};
+use keys::Keys;
+use place::Place;
+use state::{Files, Ready};
+
+/// A real Kubernetes on this machine.
+///
+///   build        its programs, from Kubernetes' own modules by Go: minutes the first time
+///   up           builds what is missing, starts it and waits until it is ready
+///   status       what runs, and where
+///   kubeconfig   the path of an administrator's kubeconfig
+///   down         ends it; nothing stays but its logs
+///
+/// etcd, kube-apiserver (RBAC and Node authorizers, audit log) and kube-controller-manager (with the
+/// signers of certificates) listen on addresses of their own. The service's address, 10.96.0.1:443 for
+/// the first cluster, leads to the API server from this machine and from sandboxes. Several clusters can
+/// run beside each other, each in its own --state folder.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    /// Where its keys, logs and data are; target/cluster/run if none is given.
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Build its programs.
+    Build,
+    /// Start it, and wait until it is ready.
+    Up(Start),
+    /// End it.
+    Down,
+    /// Print the path of an administrator's kubeconfig.
+    Kubeconfig,
+    /// Say what runs, and where.
+    Status,
+    /// Hold it in this process: `up` starts this in the background.
+    #[command(hide = true)]
+    Serve {
+        #[command(flatten)]
+        start: Start,
+        /// End it when standard input ends, and remove its files unless a component had ended by itself.
+        #[arg(long)]
+        until_end_of_input: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct Start {
+    /// Without a node: pods stay pending.
+    #[arg(long)]
+    control_plane_only: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let files = Files::new(args.state.as_deref())?;
+    match &args.action {
+        Action::Build => build(),
+        Action::Up(start) => up(&files, start),
+        Action::Down => down(&files),
+        Action::Kubeconfig => {
+            let ready = running(&files)?;
+            println!("{}", ready.kubeconfig.display());
+            Ok(())
+        }
+        Action::Status => {
+            show(&running(&files)?, &files);
+            Ok(())
+        }
+        Action::Serve {
+            start,
+            until_end_of_input,
+        } => serve(&files, start, *until_end_of_input),
+    }
+}
+
+/// Builds what a cluster needs, for those who start one later.
+///
+/// # Errors
+/// When a package, Go or a module can't be had, or the build fails.
+pub(crate) fn build() -> Result<()> {
+    packages::ensure(&[Purpose::Cluster])?;
+    components::build()
+}
+
+fn up(files: &Files, start: &Start) -> Result<()> {
+    if let Some(ready) = files.ready() {
+        println!("it runs already");
+        show(&ready, files);
+        return Ok(());
+    }
+    ensure!(
+        shell::is_root(),
+        "a cluster needs addresses, cgroups and namespaces: run this as root"
+    );
+    build()?;
+    lab::catch_signals()?;
+    // What a cluster that was killed left behind.
+    down(files)?;
+    shell::heading("Starting a cluster");
+    let begun = Instant::now();
+    std::fs::create_dir_all(files.folder())
+        .with_context(|| format!("{} can't be made", files.folder().display()))?;
+    // Beside the folder, which the other process empties.
+    let log = files.folder().with_extension("log");
+    let said = std::fs::File::create(&log).with_context(|| format!("{} can't be written", log.display()))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["cluster", "serve", "--state"]).arg(files.folder());
+    if start.control_plane_only {
+        command.arg("--control-plane-only");
+    }
+    for (name, values) in [
+        ("--api-server-flag", &start.flags.api_server_flag),
+        ("--controllers-flag", &start.flags.controllers_flag),
+    ] {
+        command.args(values.iter().map(|value| format!("{name}={value}")));
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(said.try_clone()?)
+        .stderr(said)
+        .process_group(0)
+        .spawn()?;
+    let waited = lab::wait_for("a ready cluster", Duration::from_secs(600), || {
+        if let Some(status) = child.try_wait()? {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            bail!("it ended ({status}); it said:\n{}", text.trim());
+        }
+        Ok(files.ready().is_some())
+    });
+    if let Err(error) = waited {
+        lab::end(&mut child, Signal::SIGTERM);
+        return Err(error);
+    }
+    println!("ready after {}", shell::human(begun.elapsed()));
+    show(&running(files)?, files);
+    Ok(())
+}
+
+/// Ends the cluster of this folder. None is as good.
+fn down(files: &Files) -> Result<()> {
+    let Some(slot) = files.slot()? else { return Ok(()) };
+    if let Some(ready) = files.ready() {
+        // The process ends everything in order. One that is gone already is as good.
+        let _gone = kill(Pid::from_raw(i32::try_from(ready.pid)?), Signal::SIGTERM);
+        let until = Instant::now() + Duration::from_secs(60);
+        while place::is_alive(slot) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    place::clear(slot)?;
+    files.forget();
+    println!(
+        "the cluster is down; its logs are in {}",
+        files.folder().display()
+    );
+    Ok(())
+}
+
+fn running(files: &Files) -> Result<Ready> {
+    files.ready().with_context(|| {
+        format!(
+            "no cluster runs with its files in {}: `cargo xtask cluster up`",
+            files.folder().display()
+        )
+    })
+}
+
+fn show(ready: &Ready, files: &Files) {
+    println!("{:<26} {}", "Kubernetes", ready.version);
+    println!("{:<26} https://{}", "API server", ready.api_server);
+    println!("{:<26} https://{}", "kubernetes.default.svc", ready.service);
+    println!("{:<26} {}", "node", ready.node.as_deref().unwrap_or("none"));
+    println!("{:<26} {}", "audit log", ready.audit_log.display());
+    println!("{:<26} {}", "CA", ready.ca.display());
+    for component in &ready.components {
+        println!("{component:<26} {}", files.log(component).display());
+    }
+    println!("\nexport KUBECONFIG={}", ready.kubeconfig.display());
+    println!("export PATH={}:$PATH", ready.programs.display());
+}
+
+/// Starts everything, tells when it is ready, and holds it until it is asked to end.
+fn serve(files: &Files, start: &Start, until_end_of_input: bool) -> Result<()> {
+    components::ensure_built()?;
+    lab::catch_signals()?;
+    let ended = Arc::new(AtomicBool::new(false));
+    if until_end_of_input {
+        ensure!(!std::io::stdin().is_terminal(), "standard input is a terminal");
+        let ended = Arc::clone(&ended);
+        std::thread::spawn(move || {
+            let mut rest = [0; 64];
+            while matches!(std::io::stdin().read(&mut rest), Ok(1..)) {}
+            ended.store(true, Ordering::Relaxed);
+        });
+    }
+    files.fresh()?;
+    // Dropped in the opposite order: the processes, then the place.
+    let place = Place::take()?;
+    files.note_slot(place.slot())?;
+    let _forgotten = Forget(files);
+    let keys = Keys::create(&files.keys())?;
+    let mut control_plane = ControlPlane::start(place.slot(), files, &keys, &start.flags)?;
+    let components = control_plane.components.iter().rev();
+    let names = components.map(|component| component.name.to_owned()).collect();
+    files.note_ready(place.slot(), &keys, names)?;
+    println!("ready");
+    let mut failed = false;
+    while !ended.load(Ordering::Relaxed) && lab::checkpoint().is_ok() {
+        if !failed && let Err(error) = control_plane.still_runs(files) {
+            // The others go on, for whoever wants to look.
+            eprintln!("{error:#}");
+            failed = true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(control_plane);
+    if until_end_of_input && !failed {
+        std::fs::remove_dir_all(files.folder())
+            .with_context(|| format!("{} can't be removed", files.folder().display()))?;
+    }
+    Ok(())
+}
+
+struct Forget<'a>(&'a Files);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
+}

@@ -1,0 +1,229 @@
+//! The programs of a cluster, built from their own modules by Go.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::shell;
+
+/// Builds them, unless they are there and of these sources. They are then called by [`program`].
+///
+/// # Errors
+/// When there is no Go that is new enough, modules can't be fetched, or the build fails.
+pub(crate) fn build() -> Result<()> {
+    let go = super::go::ensure()?;
+    let stamp = stamp(&go)?;
+    if is_built(&stamp) {
+        return Ok(());
+    }
+    let version = version()?;
+    shell::heading(&format!("Building Kubernetes {version}"));
+    println!(
+        "the first time this fetches 650 MB and takes minutes; Go keeps what it compiled for the next time"
+    );
+    let begun = Instant::now();
+    fs::create_dir_all(folder()).with_context(|| format!("{} can't be made", folder().display()))?;
+    let _none = fs::remove_file(stamp_file());
+    let mut command = go_command(&go);
+    command.args(["list", "-deps", "."]);
+    // Fetches the modules, too.
+    let all = shell::capture(&mut command)
+        .context("the modules can't be fetched: is there a network, and what does `go env GOPROXY` say?")?
+        .lines()
+        .count();
+    compile(&go, &version, all)?;
+    for name in NAMES {
+        let link = program(name);
+        let _none = fs::remove_file(&link);
+        std::os::unix::fs::symlink(BINARY, &link)
+            .with_context(|| format!("{} can't be made", link.display()))?;
+    }
+    fs::write(stamp_file(), stamp).with_context(|| format!("{} can't be written", stamp_file().display()))?;
+    println!(
+        "built {} in {}",
+        folder().join(BINARY).display(),
+        shell::human(begun.elapsed())
+    );
+    Ok(())
+}
+
+/// Fails, with the mend, where [`build`] hasn't built them.
+///
+/// # Errors
+/// When one is missing.
+pub(crate) fn ensure_built() -> Result<()> {
+    ensure!(
+        NAMES.iter().all(|name| program(name).exists()),
+        "the cluster's programs aren't built: `cargo xtask cluster build`"
+    );
+    Ok(())
+}
+
+/// Where a component is, such as `kubectl`.
+pub(crate) fn program(name: &str) -> PathBuf {
+    folder().join(name)
+}
+
+/// Where the links to the one binary are.
+pub(crate) fn folder() -> PathBuf {
+    shell::root().join("target/cluster/bin")
+}
+
+/// The release that is pinned, such as `v1.34.4`.
+///
+/// # Errors
+/// When go.mod names none.
+pub(crate) fn version() -> Result<String> {
+    let text = fs::read_to_string(module().join("go.mod")).context("tests/cluster/go.mod can't be read")?;
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
+        .map(str::to_owned)
+        .context("tests/cluster/go.mod requires no k8s.io/kubernetes")
+}
+
+/// What the binary can be called.
+const NAMES: &[&str] = &[
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+];
+
+const BINARY: &str = "cluster";
+
+fn module() -> PathBuf {
+    shell::root().join("tests/cluster")
+}
+
+fn stamp_file() -> PathBuf {
+    folder().join("built-from")
+}
+
+fn is_built(stamp: &str) -> bool {
+    fs::read_to_string(stamp_file()).is_ok_and(|text| text == stamp) && ensure_built().is_ok()
+}
+
+/// Everything that the binary is made of, as text.
+fn stamp(go: &Path) -> Result<String> {
+    let mut stamp = shell::capture(go_command(go).arg("version"))?;
+    for file in ["go.mod", "go.sum", "main.go"] {
+        let path = module().join(file);
+        stamp += &fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
+    }
+    Ok(stamp)
+}
+
+fn go_command(go: &Path) -> Command {
+    let mut command = Command::new(go);
+    command
+        .current_dir(module())
+        // The toolchain and the modules that are pinned, no others, and static programs.
+        .envs([
+            ("GOTOOLCHAIN", "local"),
+            ("GOFLAGS", "-mod=readonly"),
+            ("GOWORK", "off"),
+            ("CGO_ENABLED", "0"),
+        ])
+        // Two compilers at a time with at most so much each, since Rust may be compiled beside.
+        .env("GOMEMLIMIT", "2GiB");
+    command
+}
+
+/// Compiles and links, and tells now and then how far it is: `all` is the number of packages.
+fn compile(go: &Path, version: &str, all: usize) -> Result<()> {
+    let mut command = go_command(go);
+    command
+        .args([
+            "build",
+            "-v",
+            "-p",
+            "2",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+        ])
+        .arg(flags(version))
+        .arg("-o")
+        .arg(folder().join(BINARY))
+        .arg(".");
+    println!("\x1b[2m+ {}\x1b[0m", shell::without_environment(&command));
+    let mut child = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("go can't be started")?;
+    let said = child.stderr.take().context("standard error was asked for")?;
+    let (mut done, mut other, mut told) = (0, Vec::new(), Instant::now());
+    for line in BufReader::new(said).lines() {
+        let line = line?;
+        // With -v each package that is compiled is a line of one word with its path.
+        if !line.contains(' ') && !line.starts_with('#') {
+            done += 1;
+            if told.elapsed() > Duration::from_secs(10) {
+                told = Instant::now();
+                println!("  {done} of at most {all} packages");
+            }
+        } else if !line.starts_with("go: downloading") {
+            other.push(line);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("go build failed ({status}):\n{}", other.join("\n"));
+    }
+    Ok(())
+}
+
+/// Leaves symbols out, and says which release this is: a module's build doesn't know.
+fn flags(version: &str) -> String {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    let mut flags = "-s -w".to_owned();
+    for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+        for (name, value) in [
+            ("gitVersion", version),
+            ("gitMajor", major),
+            ("gitMinor", minor),
+            ("gitTreeState", "clean"),
+        ] {
+            flags += &format!(" -X {package}.{name}={value}");
+        }
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_release_is_pinned_with_its_staging_modules() {
+        let version = version().unwrap();
+        let (_, rest) = version.split_once("v1.").unwrap();
+        let staging = format!(" v0.{rest}");
+        let text = fs::read_to_string(module().join("go.mod")).unwrap();
+        let replaced: Vec<&str> = text.lines().filter(|line| line.contains(" => ")).collect();
+        assert!(replaced.len() > 20);
+        assert!(replaced.iter().all(|line| line.ends_with(&staging)), "{staging}");
+    }
+
+    #[test]
+    fn the_release_is_told_to_the_linker() {
+        let flags = flags("v1.34.4");
+        for expected in [
+            "-X k8s.io/component-base/version.gitVersion=v1.34.4",
+            "-X k8s.io/component-base/version.gitMinor=34",
+        ] {
+            assert!(flags.contains(expected), "{flags}");
+        }
+    }
+}
