@@ -162,12 +162,10 @@ impl RequestMatch {
             return true;
         };
         let subresource = resource.and_then(|resource| resource.subresource.as_deref());
-        let is_session = subresource.is_some_and(|name| SESSIONS.contains(&name));
         let implied: &[ApiVerb] = match verb {
             // Uncertainty denies.
             ApiVerb::Unknown => return true,
-            ApiVerb::Get if is_session => &[ApiVerb::Create],
-            ApiVerb::Create if is_session => &[ApiVerb::Get],
+            _ if begins_session(verb, subresource) => &[ApiVerb::Create, ApiVerb::Get],
             ApiVerb::Create if subresource == Some("eviction") => &[ApiVerb::Delete],
             ApiVerb::List | ApiVerb::Head => &[ApiVerb::Get],
             ApiVerb::Watch => &[ApiVerb::Get, ApiVerb::List],
@@ -271,11 +269,8 @@ impl RequestMatch {
                 }
                 ApiSubject::Resource(resource) => {
                     // A session is more than a read, whichever method it begins with.
-                    let needed = if resource.subresource.as_deref().is_some_and(is_session) {
-                        ApiVerb::Create
-                    } else {
-                        request.verb
-                    };
+                    let begins = begins_session(request.verb, resource.subresource.as_deref());
+                    let needed = if begins { ApiVerb::Create } else { request.verb };
                     self.paths.is_none() && verb(needed) && self.covers_resource(request, resource)
                 }
             }
@@ -344,8 +339,12 @@ impl RequestMatch {
             (Some(_), None) => false,
             (Some(outer), Some(inner)) => outer.has_all(inner),
         };
-        let of_one_kind =
-            self.paths.is_some() == inner.paths.is_some() || *self == Self::of_verbs(self.verbs);
+        // About paths alone, about resources alone, or about either.
+        let of_one_kind = if self.paths.is_some() {
+            inner.paths.is_some()
+        } else {
+            !self.is_about_resources() || inner.is_about_resources()
+        };
         verbs
             && of_one_kind
             && contain(self.groups.as_deref(), inner.groups.as_deref())
@@ -369,18 +368,20 @@ impl RequestMatch {
                 || (&self.containers, &self.commands, self.tty)
                     == (&inner.containers, &inner.commands, inner.tty))
     }
-
-    fn of_verbs(verbs: Option<VerbSet>) -> Self {
-        Self {
-            verbs,
-            ..Self::default()
-        }
-    }
 }
 
 /// Whether a subresource opens a session in a container.
 pub(crate) fn is_session(subresource: &str) -> bool {
     SESSIONS.contains(&subresource)
+}
+
+/// Whether a request begins a session: by GET (WebSocket) as by POST (SPDY).
+fn begins_session(verb: ApiVerb, subresource: Option<&str>) -> bool {
+    subresource.is_some_and(is_session)
+        && matches!(
+            verb,
+            ApiVerb::Get | ApiVerb::List | ApiVerb::Watch | ApiVerb::Head | ApiVerb::Create
+        )
 }
 
 /// Whether a subresource has to be named outright.
