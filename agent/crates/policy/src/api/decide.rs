@@ -15,9 +15,11 @@ impl ChainPolicy {
     #[must_use]
     pub fn decide_request(&self, request: &ApiRequest) -> Arc<Ruling> {
         let judged = self.judge(request, Mode::Enforce);
-        let watched = self.judge(request, Mode::Observe);
+        let watches = |(policy, _): &(Arc<Policy>, About)| policy.mode == Mode::Observe;
+        let observed = (self.hops.iter().flatten().any(watches))
+            .then(|| self.judge(request, Mode::Observe))
+            .filter(|watched| watched.effect != judged.effect);
         let recording = self.recording_of_request(request);
-        let observed = Some(watched).filter(|watched| watched.effect != judged.effect);
         if judged.effect == Effect::Allow
             && observed.is_none()
             && recording == self.recording
