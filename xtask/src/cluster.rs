@@ -18,12 +18,16 @@ use crate::{lab, shell};
 pub(crate) mod components;
 mod control_plane;
 mod go;
+mod hierarchies;
+mod images;
 mod keys;
+mod node;
 mod place;
 mod state;
 
 use control_plane::{ControlPlane, Flags};
 use keys::Keys;
+use node::Node;
 use place::Place;
 use state::{Files, Ready};
 
@@ -37,8 +41,10 @@ use state::{Files, Ready};
 ///
 /// etcd, kube-apiserver (RBAC and Node authorizers, audit log) and kube-controller-manager (with the
 /// signers of certificates) listen on addresses of their own. The service's address, 10.96.0.1:443 for
-/// the first cluster, leads to the API server from this machine and from sandboxes. Several clusters can
-/// run beside each other, each in its own --state folder.
+/// the first cluster, leads to the API server from this machine and from sandboxes. One node runs
+/// containerd, kubelet and kube-proxy in namespaces and cgroups of its own. Its images are made here and
+/// hold busybox: bailiff.test/busybox:1. There is no DNS, and no way out for pods. Several clusters
+/// can run beside each other, each in its own --state folder.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -84,7 +90,7 @@ struct Start {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let files = Files::new(args.state.as_deref())?;
     match &args.action {
-        Action::Build => build(),
+        Action::Build => build(true),
         Action::Up(start) => up(&files, start),
         Action::Down => down(&files),
         Action::Kubeconfig => {
@@ -103,12 +109,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Builds what a cluster needs, for those who start one later.
+/// Builds what a cluster needs, for those who start one later, and gets what a node needs of the distribution.
 ///
 /// # Errors
 /// When a package, Go or a module can't be had, or the build fails.
-pub(crate) fn build() -> Result<()> {
+pub(crate) fn build(with_node: bool) -> Result<()> {
     packages::ensure(&[Purpose::Cluster])?;
+    if with_node {
+        packages::ensure(&[Purpose::Node])?;
+    }
     components::build()
 }
 
@@ -122,7 +131,7 @@ fn up(files: &Files, start: &Start) -> Result<()> {
         shell::is_root(),
         "a cluster needs addresses, cgroups and namespaces: run this as root"
     );
-    build()?;
+    build(!start.control_plane_only)?;
     lab::catch_signals()?;
     // What a cluster that was killed left behind.
     down(files)?;
@@ -170,14 +179,19 @@ fn up(files: &Files, start: &Start) -> Result<()> {
 fn down(files: &Files) -> Result<()> {
     let Some(slot) = files.slot()? else { return Ok(()) };
     if let Some(ready) = files.ready() {
-        // The process ends everything in order. One that is gone already is as good.
-        let _gone = kill(Pid::from_raw(i32::try_from(ready.pid)?), Signal::SIGTERM);
         let until = Instant::now() + Duration::from_secs(60);
-        while place::is_alive(slot) && Instant::now() < until {
+        // It ends everything in order. Where it was killed, its number may be another's by now.
+        if place::holds(slot, ready.pid) {
+            kill(Pid::from_raw(i32::try_from(ready.pid)?), Signal::SIGTERM)
+                .with_context(|| format!("process {} can't be told to end", ready.pid))?;
+        }
+        while place::holds(slot, ready.pid) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
     place::clear(slot)?;
+    hierarchies::clear(&slot.name());
+    node::clear(slot);
     files.forget();
     println!(
         "the cluster is down; its logs are in {}",
@@ -224,26 +238,36 @@ fn serve(files: &Files, start: &Start, until_end_of_input: bool) -> Result<()> {
         });
     }
     files.fresh()?;
-    // Dropped in the opposite order: the processes, then the place.
+    // Where something fails these are dropped in the opposite order: the processes, then the place.
     let place = Place::take()?;
     files.note_slot(place.slot())?;
     let _forgotten = Forget(files);
     let keys = Keys::create(&files.keys())?;
-    let mut control_plane = ControlPlane::start(place.slot(), files, &keys, &start.flags)?;
-    let components = control_plane.components.iter().rev();
+    let with_node = !start.control_plane_only;
+    let mut control_plane = ControlPlane::start(place.slot(), files, &keys, &start.flags, with_node)?;
+    let mut node = match with_node {
+        true => Some(Node::start(&place, files, &keys)?),
+        false => None,
+    };
+    let of_node = node.iter().flat_map(|node| node.components.iter().rev());
+    let components = control_plane.components.iter().rev().chain(of_node);
     let names = components.map(|component| component.name.to_owned()).collect();
-    files.note_ready(place.slot(), &keys, names)?;
+    files.note_ready(place.slot(), &keys, node.as_ref().map(|_| node::NAME), names)?;
     println!("ready");
     let mut failed = false;
     while !ended.load(Ordering::Relaxed) && lab::checkpoint().is_ok() {
-        if !failed && let Err(error) = control_plane.still_runs(files) {
+        let runs = control_plane.still_runs(files);
+        let runs = runs.and_then(|()| node.as_mut().map_or(Ok(()), |node| node.still_runs(files)));
+        if !failed && let Err(error) = runs {
             // The others go on, for whoever wants to look.
             eprintln!("{error:#}");
             failed = true;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+    drop(node);
     drop(control_plane);
+    drop(place);
     if until_end_of_input && !failed {
         std::fs::remove_dir_all(files.folder())
             .with_context(|| format!("{} can't be removed", files.folder().display()))?;

@@ -91,6 +91,11 @@ impl Beside {
         })
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Fails if it has ended, with the end of its log.
     ///
     /// # Errors

@@ -28,8 +28,10 @@ pub(crate) enum Purpose {
     Corpus,
     /// Get Go where the distribution has none that is new enough.
     Go,
-    /// Run a cluster.
+    /// Run a cluster's control plane.
     Cluster,
+    /// Run a cluster's node.
+    Node,
 }
 
 /// Makes sure that everything for these purposes is there.
@@ -150,7 +152,7 @@ const NEEDS: &[Need] = &[
     Need {
         package: "iproute2",
         why: "makes and shows network namespaces and links",
-        purposes: &[Purpose::Test, Purpose::Cluster],
+        purposes: &[Purpose::Test, Purpose::Cluster, Purpose::Node],
         found: || shell::which("ip").is_some(),
     },
     Need {
@@ -188,6 +190,32 @@ const NEEDS: &[Need] = &[
         why: "unpacks them",
         purposes: &[Purpose::Servers],
         found: || shell::which("unzip").is_some(),
+    },
+    Need {
+        package: "containerd",
+        why: "runs the pods of a test cluster's node; it brings runc",
+        purposes: &[Purpose::Node],
+        found: || {
+            ["containerd", "ctr", "runc"]
+                .iter()
+                .all(|program| shell::which(program).is_some())
+        },
+    },
+    Need {
+        package: "containernetworking-plugins",
+        why: "their links and addresses",
+        purposes: &[Purpose::Node],
+        found: || {
+            ["bridge", "host-local", "loopback", "portmap"]
+                .iter()
+                .all(|plugin| Path::new("/usr/lib/cni").join(plugin).is_file())
+        },
+    },
+    Need {
+        package: "busybox-static",
+        why: "what their images hold",
+        purposes: &[Purpose::Node],
+        found: || shell::which("busybox").is_some(),
     },
     Need {
         package: "python3-venv",
@@ -455,6 +483,7 @@ mod tests {
             Purpose::Corpus,
             Purpose::Go,
             Purpose::Cluster,
+            Purpose::Node,
         ] {
             assert!(
                 NEEDS.iter().any(|need| need.purposes.contains(&purpose)),

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 
     if binaries.iter().any(Binary::needs_cluster) {
-        cluster::build()?;
+        cluster::build(true)?;
     }
 
     let logs = shell::root().join("target/test-logs");

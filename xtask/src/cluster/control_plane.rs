@@ -1,4 +1,4 @@
-//! etcd, the API server and the controllers.
+//! etcd, the API server, the controllers, and the scheduler where there is something to schedule on.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,13 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When a component ends or isn't ready in time, with the end of its log.
-    pub(crate) fn start(slot: Slot, files: &Files, keys: &Keys, flags: &Flags) -> Result<Self> {
+    pub(crate) fn start(
+        slot: Slot,
+        files: &Files,
+        keys: &Keys,
+        flags: &Flags,
+        with_scheduler: bool,
+    ) -> Result<Self> {
         fs::write(files.audit_policy(), AUDIT_POLICY)
             .with_context(|| format!("{} can't be written", files.audit_policy().display()))?;
         keys.server("kube-apiserver", &keys::api_server_names(slot))?;
@@ -81,6 +87,17 @@ impl ControlPlane {
         let mut arguments = controllers(slot, keys, &own);
         arguments.extend(flags.controllers_flag.iter().cloned());
         this.add(files, "kube-controller-manager", &arguments)?;
+        if with_scheduler {
+            let own = keys.kubeconfig(
+                &User {
+                    file: "kube-scheduler",
+                    name: "system:kube-scheduler".to_owned(),
+                    group: None,
+                },
+                slot,
+            )?;
+            this.add(files, "kube-scheduler", &client(slot, &own))?;
+        }
         for made in ["configmap/kube-root-ca.crt", "serviceaccount/default"] {
             this.wait(files, made, &["get", "--namespace=default", made])?;
         }
@@ -198,7 +215,22 @@ fn controllers(slot: Slot, keys: &Keys, kubeconfig: &Path) -> Vec<String> {
         "--allocate-node-cidrs=true".to_owned(),
         format!("--cluster-cidr={}", slot.pods()),
         format!("--service-cluster-ip-range={}", slot.services()),
-        "--leader-elect=false".to_owned(),
     ]);
+    arguments
+}
+
+/// What the controllers and the scheduler have in common: there is one of each, and whom they serve by themselves they ask
+/// the API server about.
+fn client(slot: Slot, kubeconfig: &Path) -> Vec<String> {
+    let mut arguments: Vec<String> = [
+        "kubeconfig",
+        "authentication-kubeconfig",
+        "authorization-kubeconfig",
+    ]
+    .iter()
+    .map(|flag| format!("--{flag}={}", kubeconfig.display()))
+    .collect();
+    arguments.push(format!("--bind-address={}", slot.inside()));
+    arguments.push("--leader-elect=false".to_owned());
     arguments
 }

@@ -35,6 +35,21 @@ impl Slot {
         SocketAddrV4::new(Ipv4Addr::new(198, 18, 64 + self.0, 1), 6443)
     }
 
+    /// The node's address.
+    pub(crate) fn node(self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, 64 + self.0, 6)
+    }
+
+    /// The machine's address on the wire to the node, a network of four addresses.
+    pub(crate) fn node_gateway(self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, 64 + self.0, 5)
+    }
+
+    /// The pods' range on the only node: the first that the controllers give away.
+    pub(crate) fn node_pods(self) -> String {
+        format!("10.{}.0.0/24", 64 + self.0)
+    }
+
     /// Where what no pod may reach listens: another loopback address for each cluster.
     pub(crate) fn inside(self) -> Ipv4Addr {
         Ipv4Addr::new(127, 64, self.0, 1)
@@ -66,7 +81,7 @@ impl Slot {
 pub(crate) struct Place {
     // Dropped in this order.
     addresses: Addresses,
-    _cgroup: Cgroup,
+    cgroup: Cgroup,
 }
 
 impl Place {
@@ -87,15 +102,20 @@ impl Place {
             })?;
         // From here on it goes away again, whatever fails.
         let addresses = Addresses(slot);
-        let _cgroup = Cgroup::enter(&slot.name())?;
+        let cgroup = Cgroup::enter(&slot.name())?;
         ip(&address("add", *slot.service().ip()))?;
         nft(&translation(slot))?;
-        Ok(Self { addresses, _cgroup })
+        Ok(Self { addresses, cgroup })
     }
 
     /// Its number and addresses.
     pub(crate) fn slot(&self) -> Slot {
         self.addresses.0
+    }
+
+    /// Where its cgroup is.
+    pub(crate) fn cgroup(&self) -> &Path {
+        &self.cgroup.path
     }
 }
 
@@ -119,6 +139,13 @@ pub(crate) fn clear(slot: Slot) -> Result<()> {
 /// True while processes run in the place of this number.
 pub(crate) fn is_alive(slot: Slot) -> bool {
     mount().is_ok_and(|mount| is_populated(&mount.join(slot.name())))
+}
+
+/// True while this process is in the place of this number.
+pub(crate) fn holds(slot: Slot, pid: u32) -> bool {
+    let Ok(mount) = mount() else { return false };
+    let members = fs::read_to_string(mount.join(slot.name()).join("cgroup.procs"));
+    members.is_ok_and(|members| members.lines().any(|line| line == pid.to_string()))
 }
 
 #[derive(Debug)]

@@ -142,7 +142,13 @@ impl Files {
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn note_ready(&self, slot: Slot, keys: &Keys, components: Vec<String>) -> Result<Ready> {
+    pub(crate) fn note_ready(
+        &self,
+        slot: Slot,
+        keys: &Keys,
+        node: Option<&str>,
+        components: Vec<String>,
+    ) -> Result<Ready> {
         let ready = Ready {
             slot: slot.number(),
             pid: std::process::id(),
@@ -154,7 +160,7 @@ impl Files {
             ca_key: keys.file("ca.key"),
             audit_log: self.audit_log(),
             programs: components::folder(),
-            node: None,
+            node: node.map(str::to_owned),
             components,
         };
         let new = self.folder.join("cluster.json.new");
