@@ -1,5 +1,6 @@
 //! The harness: throw-away PostgreSQL servers, the agent's binary, and a client that says whatever a test wants.
 
+mod api;
 mod certificates;
 mod client;
 mod cluster;
@@ -29,6 +30,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub use api::ApiLab;
 pub use certificates::Authority;
 pub use client::{Client, Message, message, say};
 pub use cluster::{Cluster, ClusterOptions};
