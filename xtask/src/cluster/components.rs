@@ -23,7 +23,7 @@ pub(crate) fn build() -> Result<()> {
     let version = version()?;
     shell::heading(&format!("Building Kubernetes {version}"));
     println!(
-        "the first time this fetches 650 MB and takes minutes; Go keeps what it compiled for the next time"
+        "the first time this fetches modules that take 650 MB on disk, and takes minutes; Go keeps what it compiled for the next time"
     );
     let begun = Instant::now();
     fs::create_dir_all(folder()).with_context(|| format!("{} can't be made", folder().display()))?;
