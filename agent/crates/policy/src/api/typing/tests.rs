@@ -154,3 +154,18 @@ fn doubts_have_names_of_their_own() {
     texts.dedup();
     assert_eq!(texts.len(), Doubt::ALL.len());
 }
+
+#[test]
+fn the_guide_has_each_doubt() {
+    let guide = include_str!("../../../../../../docs/kubernetes.md");
+    let section = guide
+        .split("## What can't be told")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
+        .unwrap();
+    let rows: Vec<_> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert_eq!(rows, Doubt::ALL.map(Doubt::as_str));
+}
