@@ -92,7 +92,12 @@ impl Enforced {
 
     /// The agent with a sandbox out of which the test itself speaks.
     pub fn start(&self) -> Result<Running> {
-        Running::start(self)
+        Running::start(self, &[])
+    }
+
+    /// The same with further options of `bailiff run`.
+    pub fn start_with(&self, options: &[&str]) -> Result<Running> {
+        Running::start(self, options)
     }
 
     /// The events recorded so far, in the order in which they were written.

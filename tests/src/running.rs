@@ -48,11 +48,13 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(enforced: &Enforced) -> Result<Self> {
+    pub(crate) fn start(enforced: &Enforced, options: &[&str]) -> Result<Self> {
         let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let (control, inside) = UnixStream::pair()?;
+        let admin_at = admin.to_string();
+        let options = [&["--admin", &admin_at], options].concat();
         let mut child = enforced
-            .run_with(&["--admin", &admin.to_string()], &["python3", "-c", DIALER])?
+            .run_with(&options, &["python3", "-c", DIALER])?
             .stdin(OwnedFd::from(inside))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,0 +1,301 @@
+//! Clients that mean harm, and servers that aren't there: nothing reaches the API server that wasn't decided.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bailiff_tests::{ApiLab, Running};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+
+/// Config maps may be read, and nothing else.
+const RULES: &str = r#"    - name: look
+      requests: [{verbs: [get, list], groups: [""], resources: [configmaps]}]
+      action: Allow
+"#;
+
+/// A pod out of which requests are said byte by byte.
+struct Pod {
+    lab: ApiLab,
+    agent: Running,
+    config: Arc<rustls::ClientConfig>,
+    token: String,
+}
+
+type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+impl Pod {
+    fn new(namespace: &str) -> Result<Option<Self>> {
+        let Some(lab) = ApiLab::new(namespace, "admin", RULES)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            agent: lab.enforced.start_with(&["--pod", "agent"])?,
+            config: trusting(&lab)?,
+            token: lab.token("agent")?,
+            lab,
+        }))
+    }
+
+    fn connect(&self) -> Result<Stream> {
+        let service = self.lab.cluster.service()?;
+        let socket = self.agent.dial(&service.ip().to_string(), service.port())?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let name = ServerName::try_from(service.ip().to_string())?;
+        let session = rustls::ClientConnection::new(Arc::clone(&self.config), name)?;
+        Ok(rustls::StreamOwned::new(session, socket))
+    }
+
+    /// Says something on a connection of its own, and returns what comes back until the other side closes or has nothing more.
+    fn say(&self, bytes: &[u8]) -> Result<String> {
+        let mut stream = self.connect()?;
+        // It may have had enough before all was said.
+        let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+        stream.sock.set_read_timeout(Some(Duration::from_millis(700)))?;
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock
+                        | ErrorKind::TimedOut
+                        | ErrorKind::UnexpectedEof
+                        | ErrorKind::ConnectionReset
+                        | ErrorKind::BrokenPipe
+                ) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// One answer to one request, the connection left open.
+    fn ask(&self, stream: &mut Stream, path: &str) -> Result<String> {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+            self.token
+        );
+        stream.write_all(request.as_bytes())?;
+        stream.flush()?;
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while !answer.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte)?;
+            answer.extend_from_slice(&byte);
+        }
+        let head = String::from_utf8(answer)?;
+        let length = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .and_then(|(_, length)| length.trim().parse().ok())
+            .with_context(|| format!("an answer without a length: {head}"))?;
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body)?;
+        Ok(head + &String::from_utf8(body)?)
+    }
+}
+
+fn trusting(lab: &ApiLab) -> Result<Arc<rustls::ClientConfig>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(lab.cluster.ca()?)?)?;
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[test]
+fn no_request_gets_past_by_hiding_in_another() -> Result<()> {
+    let Some(pod) = Pod::new("smuggling")? else {
+        return Ok(());
+    };
+    let auth = format!("Authorization: Bearer {}\r\n", pod.token);
+    let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+    let hidden = format!(
+        "GET /api/v1/namespaces/{}/secrets/hidden HTTP/1.1\r\nHost: x\r\n{auth}\r\n",
+        pod.lab.namespace
+    );
+    let length = hidden.len();
+    let get =
+        |headers: &str, body: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{auth}{headers}\r\n{body}");
+    let last_chunk = format!("0\r\n\r\n{hidden}");
+    let one_chunk = format!("{length:x}\r\n{hidden}\r\n0\r\n\r\n");
+    let attempts = [
+        get(
+            &format!(
+                "Content-Length: {}\r\nTransfer-Encoding: chunked\r\n",
+                last_chunk.len()
+            ),
+            &last_chunk,
+        ),
+        get("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", &one_chunk),
+        get("Content-Length: 0\r\nContent-Length: 44\r\n", &hidden),
+        get(
+            &format!("Content-Length: {length}\r\nContent-Length: 0\r\n"),
+            &hidden,
+        ),
+        get("Content-Length: 0, 44\r\n", &hidden),
+        get("Content-Length: +0\r\n", &hidden),
+        get("Content-Length: -1\r\n", &hidden),
+        get("Content-Length: 0x10\r\n", &hidden),
+        get("Transfer-Encoding: xchunked\r\n", &last_chunk),
+        get("Transfer-Encoding: chunked, identity\r\n", &last_chunk),
+        get(
+            "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+            &last_chunk,
+        ),
+        get("Transfer-Encoding : chunked\r\n", &last_chunk),
+        get("Transfer-Encoding\u{b}: chunked\r\n", &last_chunk),
+        get(" Transfer-Encoding: chunked\r\n", &last_chunk),
+        get("X: a\r\n Transfer-Encoding: chunked\r\n", &last_chunk),
+        get("X: a\r\n\tContent-Length: 400\r\n", &last_chunk),
+        get("X: a\rContent-Length: 400\r\n", &hidden),
+        get("X: a\nContent-Length: 400\n", &hidden),
+        get("X: a\0b\r\n", &hidden),
+        get("Host: y\r\n", &hidden),
+        get(&auth, &hidden),
+        get(
+            "Transfer-Encoding: chunked\r\n",
+            &format!("FFFFFFFFFFFFFFFF0\r\n{hidden}"),
+        ),
+        get("Transfer-Encoding: chunked\r\n", &format!("0;\n\r\n\r\n{hidden}")),
+        get(
+            "Transfer-Encoding: chunked\r\n",
+            &format!("0\r\nContent-Length: 400\r\n\r\n{hidden}"),
+        ),
+        get("Expect: 100-continue\r\nContent-Length: 400\r\n", &hidden),
+        get(
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+            &hidden,
+        ),
+        get("Connection: close, Authorization\r\n", &hidden),
+        get("Connection: Upgrade\r\nUpgrade: websocket\r\n", &hidden),
+        get("X-HTTP-Method-Override: DELETE\r\n", &hidden),
+        format!("GET {path} HTTP/1.0\r\nHost: x\r\n{auth}Transfer-Encoding: chunked\r\n\r\n{last_chunk}"),
+        format!("GET {path} HTTP/0.9\r\n\r\n{hidden}"),
+        format!("GET  {path}  HTTP/1.1\r\nHost: x\r\n{auth}\r\n{hidden}"),
+        format!("GET https://x{path} HTTP/1.1\r\nHost: x\r\n{auth}\r\n{hidden}"),
+        format!("GET {path}\r\nX: HTTP/1.1\r\nHost: x\r\n{auth}\r\n{hidden}"),
+        format!("CONNECT x:443 HTTP/1.1\r\nHost: x\r\n{auth}\r\n{hidden}"),
+        format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{hidden}"),
+        format!("\r\n\r\n{hidden}"),
+    ];
+    for attempt in &attempts {
+        let answer = pod.say(attempt.as_bytes())?;
+        // Where the second request is seen, it is decided: no answer tells of the secret, not even that there is none.
+        ensure!(
+            !answer.contains("\\\"hidden\\\" not found"),
+            "{attempt}\n--- answer\n{answer}"
+        );
+    }
+    // The agent goes on, and so does the connection of somebody who behaves.
+    let mut stream = pod.connect()?;
+    let answer = pod.ask(&mut stream, &path)?;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
+    // What the server got is what was decided.
+    let user = format!("system:serviceaccount:{}:agent", pod.lab.namespace);
+    let at = |event: &Value, place: &str| event.pointer(place).and_then(Value::as_str).map(str::to_owned);
+    let recorded = |id: &str| -> Result<bool> {
+        Ok(pod.lab.audited()?.iter().any(|event| {
+            at(event, "/auditID").as_deref() == Some(id)
+                && at(event, "/annotations/bailiff.dev~1verdict").as_deref() == Some("allow")
+        }))
+    };
+    let got: Vec<Value> = pod
+        .lab
+        .cluster
+        .audit()?
+        .into_iter()
+        .filter(|event| at(event, "/user/username").as_deref() == Some(&user))
+        .collect();
+    ensure!(!got.is_empty(), "the server got nothing at all");
+    for event in &got {
+        ensure!(
+            at(event, "/objectRef/resource").as_deref() == Some("configmaps"),
+            "it got past: {event:#}"
+        );
+        let id = at(event, "/auditID").context("no id")?;
+        pod.agent
+            .wait_for("the request in the record", || recorded(&id))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_changed_policy_is_felt_by_the_next_request_of_a_connection() -> Result<()> {
+    let Some(pod) = Pod::new("reloaded")? else {
+        return Ok(());
+    };
+    let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+    let mut stream = pod.connect()?;
+    ensure!(pod.ask(&mut stream, &path)?.starts_with("HTTP/1.1 200 "));
+    let file = pod.lab.enforced.config().join("policy.yaml");
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, text.replace("action: Allow", "action: Deny"))?;
+    pod.agent.wait_for("the changed policy", || {
+        Ok(pod.agent.metric("bailiff_policy_reloads_total")? > 0)
+    })?;
+    let answer = pod.ask(&mut stream, &path)?;
+    ensure!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    ensure!(answer.contains("rule look"), "{answer}");
+    Ok(())
+}
+
+#[test]
+fn headers_without_end_are_refused() -> Result<()> {
+    let Some(pod) = Pod::new("headers")? else {
+        return Ok(());
+    };
+    let mut request = format!("GET /version HTTP/1.1\r\nHost: x\r\nX: {}", "a".repeat(3 << 20));
+    request.push_str("\r\n\r\n");
+    let answer = pod.say(request.as_bytes())?;
+    ensure!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431 "),
+        "{answer}"
+    );
+    let many: String = (0..10_000).map(|number| format!("X-{number}: a\r\n")).collect();
+    let answer = pod.say(format!("GET /version HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes())?;
+    ensure!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431 ") || answer.starts_with("HTTP/1.1 400 "),
+        "{answer}"
+    );
+    let mut stream = pod.connect()?;
+    let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+    ensure!(pod.ask(&mut stream, &path)?.starts_with("HTTP/1.1 200 "));
+    Ok(())
+}
+
+#[test]
+fn a_server_that_isnt_there_is_a_status() -> Result<()> {
+    let Some(lab) = ApiLab::new("unreachable", "view", RULES)? else {
+        return Ok(());
+    };
+    // Nothing listens there.
+    let address = format!("{}:6449", lab.cluster.api_server()?.ip());
+    let file = lab.enforced.config().join("target.yaml");
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(
+        &file,
+        text.replace(&lab.cluster.api_server()?.to_string(), &address),
+    )?;
+    let url = format!("https://{address}/api/v1/namespaces/{}/configmaps", lab.namespace);
+    let ca = lab.cluster.ca()?.display().to_string();
+    for version in ["--http1.1", "--http2"] {
+        let curl = ["curl", "-sS", "-i", version, "--cacert", &ca, &url];
+        let output = lab.enforced.run_with(&["--pod", "agent"], &curl)?.output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            said.contains(" 503") && said.contains("\"reason\":\"ServiceUnavailable\""),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        ensure!(said.to_lowercase().contains("retry-after: 1"), "{said}");
+    }
+    Ok(())
+}
