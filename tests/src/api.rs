@@ -27,9 +27,21 @@ impl ApiLab {
     /// Makes the namespace. `role` is what the cluster itself lets the service account do; `rules` are the policy's, each indented by
     /// four spaces. `None` where the test can't be root.
     pub fn new(namespace: &str, role: &str, rules: &str) -> Result<Option<Self>> {
-        let Some(cluster) = Cluster::shared()? else {
-            return Ok(None);
-        };
+        match Cluster::shared()? {
+            Some(cluster) => Self::on(cluster, namespace, role, rules).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The same in a cluster with a node, on which pods run.
+    pub fn with_node(namespace: &str, role: &str, rules: &str) -> Result<Option<Self>> {
+        match Cluster::shared_with_node()? {
+            Some(cluster) => Self::on(cluster, namespace, role, rules).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn on(cluster: &'static Cluster, namespace: &str, role: &str, rules: &str) -> Result<Self> {
         cluster.namespace(namespace)?;
         cluster.service_account(namespace, "agent", Some(role))?;
         let folder = tempfile::Builder::new()
@@ -62,7 +74,7 @@ impl ApiLab {
             folder,
         };
         lab.write_kubeconfig("agent", "agent")?;
-        Ok(Some(lab))
+        Ok(lab)
     }
 
     /// Writes a kubeconfig with a token that is made for a pod; returns where. The address is the one that pods dial.

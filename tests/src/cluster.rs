@@ -37,15 +37,29 @@ impl Cluster {
     /// Tests use namespaces of their own, so as not to see each other's objects.
     pub fn shared() -> Result<Option<&'static Self>> {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
+        Self::shared_as(&SHARED, &ClusterOptions::default())
+    }
+
+    /// The same with a node, on which pods run.
+    pub fn shared_with_node() -> Result<Option<&'static Self>> {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        let options = ClusterOptions {
+            node: true,
+            ..ClusterOptions::default()
+        };
+        Self::shared_as(&SHARED, &options)
+    }
+
+    fn shared_as(shared: &'static OnceLock<Self>, options: &ClusterOptions) -> Result<Option<&'static Self>> {
         static STARTING: Mutex<()> = Mutex::new(());
         if !can_be_root()? {
             return Ok(None);
         }
         let _one_at_a_time = STARTING.lock();
-        if SHARED.get().is_none() {
-            let _ = SHARED.set(Self::start(&ClusterOptions::default())?);
+        if shared.get().is_none() {
+            let _ = shared.set(Self::start(options)?);
         }
-        Ok(SHARED.get())
+        Ok(shared.get())
     }
 
     /// One for this test alone. The test has asked [`can_be_root`] before.
