@@ -65,6 +65,8 @@ pub(super) struct Connection {
     pub(super) far: RefCell<Option<Far>>,
     pub(super) operations: Cell<u64>,
     pub(super) denied: Cell<u64>,
+    /// Whether the log has it that a stolen token was shown.
+    pub(super) told_stolen: Cell<bool>,
     pub(super) live: Rc<Live>,
 }
 
@@ -155,6 +157,7 @@ impl Connection {
             far: RefCell::default(),
             operations: Cell::new(0),
             denied: Cell::new(0),
+            told_stolen: Cell::new(false),
             shared,
             pod,
             version,

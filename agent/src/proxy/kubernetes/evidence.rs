@@ -59,7 +59,8 @@ impl Account {
             counter.inc();
         }
         metrics.token(caller.state);
-        if caller.state == TokenState::Stolen {
+        // Once a connection: whoever holds one could fill the log with it. The record has each.
+        if caller.state == TokenState::Stolen && !connection.told_stolen.replace(true) {
             let bound = caller
                 .identity
                 .as_ref()
