@@ -21,6 +21,7 @@ fn up_status_and_down_also_after_a_kill() -> Result<()> {
         return Ok(());
     }
     let _alone = Alone::wait()?;
+    others_are_gone()?;
     let before = machine()?;
     let folder = tempfile::Builder::new().prefix("bailiff-cluster-").tempdir()?;
     let down = Down(folder.path());
@@ -74,6 +75,21 @@ fn up_status_and_down_also_after_a_kill() -> Result<()> {
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
     drop(down);
     same(&before)
+}
+
+/// Clusters of tests that ran before end with their processes, and take a moment for it.
+fn others_are_gone() -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(60);
+    while Command::new("pgrep")
+        .args(["-f", "cluster serve --until-end-of-input"])
+        .output()?
+        .status
+        .success()
+    {
+        ensure!(Instant::now() < until, "another test's cluster doesn't end");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }
 
 /// The cluster goes, also when the test fails.
