@@ -53,10 +53,18 @@ pub use terminal::{Step, Transcript, on_terminal};
 pub use truth::{Deeds, Witness};
 pub use versions::VERSIONS;
 
-/// Whether a test that needs root can run. Says so where it can't; under CI it has to.
+/// Whether a test that needs root can run, beside others. Says so where it can't; under CI it has to.
 pub fn can_be_root() -> Result<bool> {
-    if nix::unistd::Uid::effective().is_root() {
+    let root = is_root()?;
+    if root {
         machine::share()?;
+    }
+    Ok(root)
+}
+
+/// The same for a test that wants the machine for itself, by [`Alone`].
+pub fn is_root() -> Result<bool> {
+    if nix::unistd::Uid::effective().is_root() {
         return Ok(true);
     }
     ensure!(

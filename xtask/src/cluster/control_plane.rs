@@ -196,16 +196,8 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 fn controllers(slot: Slot, keys: &Keys, kubeconfig: &Path) -> Vec<String> {
     let file = |name: &str| keys.file(name).display().to_string();
-    let mut arguments: Vec<String> = [
-        "kubeconfig",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-    ]
-    .iter()
-    .map(|flag| format!("--{flag}={}", kubeconfig.display()))
-    .collect();
+    let mut arguments = served_by(slot, kubeconfig);
     arguments.extend([
-        format!("--bind-address={}", slot.inside()),
         format!("--root-ca-file={}", file("ca.crt")),
         format!("--service-account-private-key-file={}", file("sa.key")),
         // One CA signs for all signers, so what kubelet-serving signs is trusted by pods.
@@ -219,9 +211,15 @@ fn controllers(slot: Slot, keys: &Keys, kubeconfig: &Path) -> Vec<String> {
     arguments
 }
 
-/// What the controllers and the scheduler have in common: there is one of each, and whom they serve by themselves they ask
-/// the API server about.
+/// What the scheduler is started with: there is one.
 fn client(slot: Slot, kubeconfig: &Path) -> Vec<String> {
+    let mut arguments = served_by(slot, kubeconfig);
+    arguments.push("--leader-elect=false".to_owned());
+    arguments
+}
+
+/// What the controllers and the scheduler have in common: whom they serve by themselves they ask the API server about.
+fn served_by(slot: Slot, kubeconfig: &Path) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "kubeconfig",
         "authentication-kubeconfig",
@@ -231,6 +229,5 @@ fn client(slot: Slot, kubeconfig: &Path) -> Vec<String> {
     .map(|flag| format!("--{flag}={}", kubeconfig.display()))
     .collect();
     arguments.push(format!("--bind-address={}", slot.inside()));
-    arguments.push("--leader-elect=false".to_owned());
     arguments
 }

@@ -412,21 +412,17 @@ impl ChainPolicy {
         } = judged;
         let observed = watched.filter(|watched| watched.effect != effect);
         Ruling {
-            denial: Denial::of(effect, &reason),
-            decision: Arc::new(Decision {
+            mask_plan,
+            moves_search_path,
+            lasting,
+            ..Ruling::new(Decision {
                 verdict: effect,
                 reason,
                 observed: observed.map(|watched| (watched.effect, watched.because)),
                 effects,
                 verb: None,
                 recording,
-            }),
-            mask_plan,
-            detection: None,
-            copy_format: None,
-            moves_search_path,
-            changes_session: false,
-            lasting,
+            })
         }
     }
 

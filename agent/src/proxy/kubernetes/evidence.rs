@@ -161,11 +161,6 @@ impl Account {
         self.0.outcome.set(RequestOutcome::Cut);
     }
 
-    /// The account of a connection that stops to speak HTTP: it isn't over with its answer.
-    pub(super) fn switched(&self) -> Self {
-        self.clone()
-    }
-
     /// Counts what passed after that.
     pub(super) fn carried(&self, asked: u64, answered: u64) {
         self.0.carried.set(asked);

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use super::answer::Answer;
 use super::connection::{Connection, Version};
 use super::evidence::Account;
-use super::status::Status;
+use super::status::{Form, Status};
 use super::switched::Far;
 use super::upstream::{Begun, Failure};
 
@@ -30,9 +30,9 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
     typed.request.token = caller.state;
     let ruling = connection.decider.borrow_mut().decide(&typed.request);
     let account = Account::open(connection, &request, &target, typed, caller, &ruling, began);
-    let asked = request.headers().clone();
+    let form = Form::asked(request.headers());
     if let Err(why) = well_formed(&request, connection.version) {
-        return say(&Status::bad_request(why), &asked, account);
+        return say(&Status::bad_request(why), form, account);
     }
     let Some(permit) = ruling.permit() else {
         let status = match ruling.denial() {
@@ -40,7 +40,7 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
             // Uncertainty denies: what isn't allowed is denied, also without words for it.
             None => Status::bad_request("denied by policy"),
         };
-        return say(&status, &asked, account);
+        return say(&status, form, account);
     };
     address(&mut request, connection);
     account.passes();
@@ -50,8 +50,8 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
             account.told(response.headers());
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 match parted {
-                    Some(parted) => connection.switches(Far::new(parted, account.switched())),
-                    None => return say(&Status::lost(), &asked, account),
+                    Some(parted) => connection.switches(Far::new(parted, account.clone())),
+                    None => return say(&Status::lost(), form, account),
                 }
             }
             // The two legs are kept open each for itself.
@@ -62,16 +62,16 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
         }
         Err(Failure::Denied(denial)) => {
             let status = Status::forbidden(account.request(), account.doubt(), &denial);
-            say(&status, &asked, account)
+            say(&status, form, account)
         }
         Err(Failure::Unreachable(end)) => {
             tracing::warn!(reason = end.reason(), %end, "the API server can't be reached");
             let why = "the agent on this node can't reach the API server; its log says why";
-            say(&Status::unreachable(why), &asked, account)
+            say(&Status::unreachable(why), form, account)
         }
         Err(Failure::Lost(error)) => {
             tracing::warn!(%error, "the API server went away before it answered");
-            say(&Status::lost(), &asked, account)
+            say(&Status::lost(), form, account)
         }
     }
 }
@@ -123,9 +123,9 @@ fn address(request: &mut Request<Incoming>, connection: &Connection) {
     }
 }
 
-fn say(status: &Status, asked: &HeaderMap, account: Account) -> Response<Answer> {
+fn say(status: &Status, form: Form, account: Account) -> Response<Answer> {
     account.began(status.code());
     status
-        .response(asked)
+        .response(form)
         .map(|body: Full<Bytes>| Answer::Said(body, account))
 }

@@ -139,13 +139,12 @@ impl Status {
         self.code
     }
 
-    /// The answer, in a form that the client asks for.
-    pub(super) fn response(&self, asked: &HeaderMap) -> Response<Full<Bytes>> {
-        let (kind, body) = if wants_protobuf(asked) {
-            (PROTOBUF, self.protobuf())
-        } else {
+    /// The answer, in the form that the client asks for.
+    pub(super) fn response(&self, form: Form) -> Response<Full<Bytes>> {
+        let (kind, body) = match form {
+            Form::Protobuf => (PROTOBUF, self.protobuf()),
             // Its types can't fail to be written.
-            ("application/json", serde_json::to_vec(self).unwrap_or_default())
+            Form::Json => ("application/json", serde_json::to_vec(self).unwrap_or_default()),
         };
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -195,20 +194,31 @@ impl Status {
     }
 }
 
-/// Whether protobuf is the first of what the client takes.
-fn wants_protobuf(asked: &HeaderMap) -> bool {
-    asked
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .find_map(|range| match range {
-            PROTOBUF => Some(true),
-            "application/json" | "application/*" | "*/*" => Some(false),
-            _ => None,
-        })
-        .unwrap_or(false)
+/// In which form a client wants its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// JSON, which is also for those that ask for something else.
+    Json,
+    /// Protobuf in the API's envelope.
+    Protobuf,
+}
+
+impl Form {
+    /// The first of those that the client takes.
+    pub(super) fn asked(headers: &HeaderMap) -> Self {
+        headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|range| range.split(';').next().unwrap_or_default().trim())
+            .find_map(|range| match range {
+                PROTOBUF => Some(Self::Protobuf),
+                "application/json" | "application/*" | "*/*" => Some(Self::Json),
+                _ => None,
+            })
+            .unwrap_or(Self::Json)
+    }
 }
 
 /// A length-delimited field of protobuf.

@@ -51,27 +51,11 @@ pub struct Ruling {
 }
 
 impl Ruling {
-    /// Of a request to the Kubernetes API.
-    pub(crate) fn of_request(
-        judged: Judged<Reason>,
-        observed: Option<Judged<Reason>>,
-        verb: ApiVerb,
-        recording: Recording,
-    ) -> Self {
-        let Judged {
-            effect,
-            because: reason,
-        } = judged;
+    /// A ruling that says no more than its decision.
+    pub(super) fn new(decision: Decision) -> Self {
         Self {
-            denial: Denial::of(effect, &reason),
-            decision: Arc::new(Decision {
-                verdict: effect,
-                reason,
-                observed: observed.map(|watched| (watched.effect, watched.because)),
-                effects: EffectSet::EMPTY,
-                verb: Some(verb),
-                recording,
-            }),
+            denial: Denial::of(decision.verdict, &decision.reason),
+            decision: Arc::new(decision),
             mask_plan: None,
             detection: None,
             copy_format: None,
@@ -79,6 +63,23 @@ impl Ruling {
             changes_session: false,
             lasting: Lasting::default(),
         }
+    }
+
+    /// Of a request to the Kubernetes API.
+    pub(crate) fn of_request(
+        judged: Judged<Reason>,
+        observed: Option<Judged<Reason>>,
+        verb: ApiVerb,
+        recording: Recording,
+    ) -> Self {
+        Self::new(Decision {
+            verdict: judged.effect,
+            reason: judged.because,
+            observed: observed.map(|watched| (watched.effect, watched.because)),
+            effects: EffectSet::EMPTY,
+            verb: Some(verb),
+            recording,
+        })
     }
 
     /// Leave to pass one such operation on, where it's allowed.
@@ -197,14 +198,8 @@ impl Ruling {
             ..(*self.decision).clone()
         };
         Some(Arc::new(Self {
-            decision: Arc::new(decision),
             denial: Some(denial),
-            mask_plan: None,
-            detection: None,
-            copy_format: None,
-            moves_search_path: false,
-            changes_session: false,
-            lasting: Lasting::default(),
+            ..Self::new(decision)
         }))
     }
 }
