@@ -30,6 +30,11 @@ pub trait Fields {
     /// Begins an object: its root. What is `None` can't be told, or isn't there: then every object may be meant.
     fn object(&mut self, namespace: Option<&str>, name: Option<&str>) -> Self::At;
 
+    /// Begins the object that the annotation [`LAST_APPLIED`] holds: its root.
+    fn applied(&mut self, root: Self::At) -> Self::At {
+        root
+    }
+
     /// A member of an object, or a key of a map.
     fn member(&mut self, at: Self::At, key: &str) -> Self::At;
 
