@@ -1,5 +1,6 @@
 // Command cluster is a whole Kubernetes in one program: the components' own code, linked once. It is told which of them to be
-// by the name that it is called by, or by its first argument. It exists for the tests, and adds nothing of its own.
+// by the name that it is called by, or by its first argument. It exists for the tests, and adds nothing of its own but a look at
+// the API's types: schema prints what they are in protobuf, and decode turns an answer in protobuf into JSON.
 package main
 
 import (
@@ -29,6 +30,7 @@ import (
 
 // What it can be. Each is called with os.Args as that program itself would see them, and doesn't return.
 var components = map[string]func(){
+	"decode":                  decode,
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"kube-apiserver":          serve(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": serve(controllers.NewControllerManagerCommand),
@@ -36,6 +38,7 @@ var components = map[string]func(){
 	"kube-scheduler":          serve(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kubectl":                 runKubectl,
 	"kubelet":                 serve(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
+	"schema":                  printSchema,
 }
 
 func main() {

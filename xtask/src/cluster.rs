@@ -38,6 +38,7 @@ use state::{Files, Ready};
 ///   status       what runs, and where
 ///   kubeconfig   the path of an administrator's kubeconfig
 ///   down         ends it; nothing stays but its logs
+///   schema       prints the built-in types' fields in protobuf: agent/crates/wire/src/kubernetes/schema.txt
 ///
 /// etcd, kube-apiserver (RBAC and Node authorizers, audit log) and kube-controller-manager (with the
 /// signers of certificates) listen on addresses of their own. The service's address, 10.96.0.1:443 for
@@ -67,6 +68,8 @@ enum Action {
     Kubeconfig,
     /// Say what runs, and where.
     Status,
+    /// Print the fields that the built-in types have in protobuf.
+    Schema,
     /// Hold it in this process: `up` starts this in the background.
     #[command(hide = true)]
     Serve {
@@ -100,6 +103,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Action::Status => {
             show(&running(&files)?, &files);
+            Ok(())
+        }
+        Action::Schema => {
+            print!("{}", components::call("schema")?);
             Ok(())
         }
         Action::Serve {

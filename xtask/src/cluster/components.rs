@@ -68,6 +68,19 @@ pub(crate) fn program(name: &str) -> PathBuf {
     folder().join(name)
 }
 
+/// Calls the binary by a name that no component has; returns what it prints.
+///
+/// # Errors
+/// When it isn't built of these sources, or fails.
+pub(crate) fn call(name: &str) -> Result<String> {
+    // Building it here would mix what the build says with what is asked for.
+    ensure!(
+        is_built(&stamp(&super::go::ensure()?)?),
+        "the cluster's programs are missing or old: `cargo xtask cluster build`"
+    );
+    shell::capture(Command::new(program(BINARY)).arg(name))
+}
+
 /// Where the links to the one binary are.
 pub(crate) fn folder() -> PathBuf {
     shell::root().join("target/cluster/bin")
@@ -113,8 +126,12 @@ fn is_built(stamp: &str) -> bool {
 /// Everything that the binary is made of, as text.
 fn stamp(go: &Path) -> Result<String> {
     let mut stamp = shell::capture(go_command(go).arg("version"))?;
-    for file in ["go.mod", "go.sum", "main.go"] {
-        let path = module().join(file);
+    let listed = fs::read_dir(module()).with_context(|| format!("{} can't be read", module().display()))?;
+    let mut files = listed
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<PathBuf>>>()?;
+    files.sort();
+    for path in files {
         stamp += &fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
     }
     Ok(stamp)

@@ -4,6 +4,8 @@
 //! A format's *stream* (`feed` and `finish`) takes an answer's body as it comes, finds the objects in it (one object, the items of a
 //! list, the events of a watch, the rows of a table) and holds no more of it than one of them.
 
+pub mod schema;
+
 use std::fmt;
 
 /// An object is held whole while it is looked at: up to so many bytes. etcd keeps none that is larger than 1.5 MiB, and the API
