@@ -1,6 +1,7 @@
 //! Requests to the Kubernetes API: what they are, what rules say of them, and deciding.
 
 mod decide;
+pub(crate) mod fields;
 pub(crate) mod rule;
 mod typing;
 
@@ -8,4 +9,5 @@ mod typing;
 mod tests;
 
 pub(crate) use decide::Allowed;
+pub use fields::{FieldMasks, FieldPlace, FieldTreatment};
 pub use typing::{Doubt, MAX_TARGET, Typed, type_request};

@@ -10,6 +10,7 @@ use bailiff_model::{
     SourceAddress, TargetName, WhenFull,
 };
 
+use crate::api::fields::AllMasks;
 use crate::api::rule::ApiRule;
 use crate::catalog::Catalog;
 use crate::connection::{ClientTls, ConnectAs, Credential, Proof, TokenIssuer, UpstreamTls};
@@ -176,6 +177,8 @@ pub(crate) struct Policy {
     pub(crate) requests: Vec<ApiRule>,
     pub(crate) masks: Vec<MaskedColumn>,
     pub(crate) detect: Vec<DetectRule>,
+    /// Fields of API objects.
+    pub(crate) fields: AllMasks,
     pub(crate) recording: Recording,
     pub(crate) connect_as: ConnectAs,
 }

@@ -26,6 +26,7 @@ use bailiff_model::{
 
 use crate::algebra::{Judged, strictest};
 use crate::api::Allowed;
+use crate::api::fields::AllMasks;
 use crate::catalog::Names;
 use crate::classify::{Classified, CopyOut, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
@@ -48,6 +49,7 @@ pub struct ChainPolicy {
     masked: Arc<[MaskedColumn]>,
     secrets: Arc<SecretsCache>,
     detect: Vec<DetectRule>,
+    pub(crate) fields: AllMasks,
     pub(crate) recording: Recording,
     pub(crate) allowed: Allowed,
 }
@@ -82,6 +84,8 @@ impl PolicySet {
                 detect.push(rule.clone());
             }
         }
+        let mut fields = AllMasks::default();
+        all().for_each(|policy| fields.extend(&policy.fields));
         let recording = all()
             .map(|policy| policy.recording)
             .reduce(Recording::join)
@@ -93,6 +97,7 @@ impl PolicySet {
             masked: masked.into(),
             secrets: Arc::clone(&self.secrets),
             detect,
+            fields,
             recording,
             allowed: Allowed::default(),
         }

@@ -18,7 +18,7 @@ mod parser;
 mod path;
 mod permit;
 
-pub use api::{Doubt, MAX_TARGET, Typed, type_request};
+pub use api::{Doubt, FieldMasks, FieldPlace, FieldTreatment, MAX_TARGET, Typed, type_request};
 pub use classify::{
     Classified, CopyFormat, CopyLayout, Lasting, PathMove, Settings, Touch, Unclassified, classify,
 };

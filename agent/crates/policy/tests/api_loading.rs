@@ -248,12 +248,77 @@ fn a_policy_is_about_sql_or_about_requests() -> Result<()> {
     let spec = "  targets: [\"*\"]\n  rules:\n  - name: a\n    requests: [{verbs: [get]}]\n    action: Deny\n  - name: b\n    effects: [read]\n    action: Deny\n  masks:\n  - columns: [a.b.c]\n    with: Redact\n  detect:\n  - find: [Email]\n    with: Redact\n  connectAs: {database: d}";
     let expected = [
         said(11, "a rule with `effects`"),
-        said(16, "`masks` of columns"),
-        said(18, "`detect`"),
+        said(15, "`masks` of columns"),
         said(20, "`connectAs`"),
+        "p.yaml:18: it isn't said whose fields these are → list `resources`: [secrets], and their `groups`: [\"\"] where several groups have them".to_owned(),
     ];
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     beside_a_database(spec, &expected)
+}
+
+#[test]
+fn masks_of_fields_that_hide_nothing_are_refused() -> Result<()> {
+    let path = "write names with dots between them, * for any part of a name, ** for any depth, [\"…\"] around a name with dots";
+    let whose = "it isn't said whose fields these are → list `resources`: [secrets], and their `groups`: [\"\"] where several groups have them";
+    let fields = "the mask names no field, so that it hides nothing → list `fields` by paths: data.*, spec.containers.env.value";
+    let kind = "is a kind and no resource → write the plural in lower case, as in `kubectl api-resources`";
+    for (mask, problem) in [
+        ("{resources: [secrets], fields: [data], with: Redact}", None),
+        ("{resources: [\"*\"], groups: [\"\"], names: [a], namespaces: [b], fields: [\"**.env[*].value\"], with: {KeepLast: 4}}", None),
+        ("{fields: [data], with: Redact}", Some(whose.to_owned())),
+        ("{resources: [], fields: [data], with: Redact}", Some(whose.to_owned())),
+        ("{resources: [secrets], with: Redact}", Some(fields.to_owned())),
+        ("{resources: [secrets], fields: [], with: Redact}", Some(fields.to_owned())),
+        ("{resources: [Secret], fields: [data], with: Redact}", Some(format!("\"Secret\" {kind}"))),
+        ("{resources: [secret], fields: [data], with: Redact}", Some(format!("\"secret\" {kind}"))),
+        (
+            "{resources: [pods/status], fields: [data], with: Redact}",
+            Some("\"pods/status\" is a subresource → write the resource: what is masked in it is masked in its subresources".to_owned()),
+        ),
+        (
+            "{resources: [secrets], groups: [v1], fields: [data], with: Redact}",
+            Some("\"v1\" is no API group → write a group without its version; the core's is \"\"".to_owned()),
+        ),
+        (
+            "{resources: [secrets], names: [], fields: [data], with: Redact}",
+            Some("`names` is empty or holds an empty name, so that nothing is masked → leave `names` out to mean any, or say which you mean".to_owned()),
+        ),
+        (
+            "{resources: [secrets], fields: [data], with: \"Null\"}",
+            Some("Null takes the field away, and a client that writes the object back would remove it → write Redact, KeepLast or Hash".to_owned()),
+        ),
+        (
+            "{resources: [pods], fields: [\"spec.containers[0].image\"], with: Redact}",
+            Some(format!("\"spec.containers[0].image\" names an element of a list by its place, which anybody can change → {path}")),
+        ),
+        (
+            "{resources: [pods], fields: [\"**\"], with: Redact}",
+            Some(format!("\"**\" masks everything, what objects are called by included → {path}")),
+        ),
+        (
+            "{resources: [pods], fields: [metadata.labels.app], with: Redact}",
+            Some(format!("\"metadata.labels.app\" names what says which object it is, which is never masked → {path}")),
+        ),
+        (
+            "{resources: [pods], fields: [spec, spec], with: Redact}",
+            Some("\"spec\" is masked twice → remove one of them".to_owned()),
+        ),
+    ] {
+        let problem = problem.map(|problem| format!("p.yaml:8: {problem}"));
+        let expected: Vec<&str> = problem.iter().map(String::as_str).collect();
+        beside_a_database(&format!("  targets: [cluster]\n  masks:\n  - {mask}"), &expected)?;
+    }
+    let many: Vec<String> = (0..130).map(|at| format!("a.k{at}")).collect();
+    let spec = format!(
+        "  targets: [cluster]\n  masks:\n  - {{resources: [pods], fields: [{}], with: Redact}}",
+        many.join(", ")
+    );
+    beside_a_database(
+        &spec,
+        &[
+            "p.yaml:4: all masks of fields have 390 steps together, and 256 can be followed → join masks of several names by `*`, or by paths that end earlier",
+        ],
+    )
 }
 
 #[test]

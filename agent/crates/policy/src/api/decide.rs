@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bailiff_model::{ApiRequest, ApiSubject, ApiVerb, Effect, Mode, Protocol, Reason, Recording};
 
+use super::fields::{Asked, FieldMasks, Unmaskable};
 use super::rule::ApiRule;
 use crate::algebra::{Judged, strictest};
 use crate::compiled::{About, Policy};
@@ -14,7 +15,20 @@ impl ChainPolicy {
     /// Decides a request to the Kubernetes API. What is allowed often is decided without allocating.
     #[must_use]
     pub fn decide_request(&self, request: &ApiRequest) -> Arc<Ruling> {
-        let judged = self.judge(request, Mode::Enforce);
+        let mut judged = self.judge(request, Mode::Enforce);
+        let fields = match self.fields.asked(request) {
+            Asked::Fields(fields) => Some(fields),
+            Asked::Unmaskable(why) if judged.effect != Effect::Deny => {
+                let because = Because {
+                    hop: judged.because.hop,
+                    why: Why::Unmaskable(why),
+                };
+                let effect = Effect::Deny;
+                judged = Judged { effect, because };
+                None
+            }
+            Asked::Nothing | Asked::Unmaskable(_) => None,
+        };
         let watches = |(policy, _): &(Arc<Policy>, About)| policy.mode == Mode::Observe;
         let observed = (self.hops.iter().flatten().any(watches))
             .then(|| self.judge(request, Mode::Observe))
@@ -23,12 +37,13 @@ impl ChainPolicy {
         if judged.effect == Effect::Allow
             && observed.is_none()
             && recording == self.recording
+            && fields.is_none()
             && let Some(slot) = self.allowed.slot(self, judged.because, request.verb)
         {
-            let make = || Arc::new(self.ruling_of(request, judged, None, recording));
+            let make = || Arc::new(self.ruling_of(request, judged, None, recording, None));
             return Arc::clone(slot.get_or_init(make));
         }
-        Arc::new(self.ruling_of(request, judged, observed, recording))
+        Arc::new(self.ruling_of(request, judged, observed, recording, fields))
     }
 
     fn judge(&self, request: &ApiRequest, mode: Mode) -> Judged<Because> {
@@ -123,12 +138,19 @@ impl ChainPolicy {
         judged: Judged<Because>,
         observed: Option<Judged<Because>>,
         recording: Recording,
+        fields: Option<Arc<FieldMasks>>,
     ) -> Ruling {
         let reason = |judged: Judged<Because>| Judged {
             effect: judged.effect,
             because: self.reason_of(judged.because, request),
         };
-        Ruling::of_request(reason(judged), observed.map(reason), request.verb, recording)
+        Ruling::of_request(
+            reason(judged),
+            observed.map(reason),
+            request.verb,
+            recording,
+            fields,
+        )
     }
 
     fn reason_of(&self, because: Because, request: &ApiRequest) -> Reason {
@@ -142,6 +164,7 @@ impl ChainPolicy {
         match why {
             Why::Nobody => by_target(Arc::from("nobody is known to ask for it")),
             Why::AnotherProtocol => by_target(Arc::from("this target doesn't speak the Kubernetes API")),
+            Why::Unmaskable(why) => by_target(Arc::from(why.message())),
             Why::Unknown if self.target.unknown == Effect::Allow => {
                 by_target(Arc::from("allowed by default"))
             }
@@ -212,6 +235,7 @@ enum Why {
     Unknown,
     Nobody,
     AnotherProtocol,
+    Unmaskable(Unmaskable),
 }
 
 /// A rule of a hop.
@@ -246,7 +270,7 @@ impl Allowed {
                     .sum();
                 1 + before + place.rule
             }
-            Why::Unknown | Why::Nobody | Why::AnotherProtocol => return None,
+            Why::Unknown | Why::Nobody | Why::AnotherProtocol | Why::Unmaskable(_) => return None,
         };
         let slots = self.0.get_or_init(|| {
             let rules: usize = policies().map(|policy| policy.requests.len()).sum();

@@ -168,6 +168,7 @@ fn policy_of(rules: impl Strategy<Value = ApiRule>) -> impl Strategy<Value = Pol
         requests,
         masks: Vec::new(),
         detect: Vec::new(),
+        fields: Default::default(),
         recording: Recording::default(),
         connect_as: ConnectAs::default(),
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bailiff_model::{ApiVerb, Decision, Effect, EffectSet, Reason, Recording};
 
 use crate::algebra::Judged;
+use crate::api::FieldMasks;
 use crate::classify::{CopyFormat, Lasting};
 use crate::detect::Detection;
 use crate::mask::MaskPlan;
@@ -48,6 +49,7 @@ pub struct Ruling {
     pub(super) moves_search_path: bool,
     pub(super) changes_session: bool,
     pub(super) lasting: Lasting,
+    pub(super) fields: Option<Arc<FieldMasks>>,
 }
 
 impl Ruling {
@@ -62,6 +64,7 @@ impl Ruling {
             moves_search_path: false,
             changes_session: false,
             lasting: Lasting::default(),
+            fields: None,
         }
     }
 
@@ -71,15 +74,17 @@ impl Ruling {
         observed: Option<Judged<Reason>>,
         verb: ApiVerb,
         recording: Recording,
+        fields: Option<Arc<FieldMasks>>,
     ) -> Self {
-        Self::new(Decision {
+        let ruling = Self::new(Decision {
             verdict: judged.effect,
             reason: judged.because,
             observed: observed.map(|watched| (watched.effect, watched.because)),
             effects: EffectSet::EMPTY,
             verb: Some(verb),
             recording,
-        })
+        });
+        Self { fields, ..ruling }
     }
 
     /// Leave to pass one such operation on, where it's allowed.
@@ -134,6 +139,12 @@ impl Ruling {
     #[must_use]
     pub fn mask_plan(&self) -> Option<&Arc<MaskPlan>> {
         self.mask_plan.as_ref().filter(|plan| plan.masks_rows())
+    }
+
+    /// Which fields of API objects are masked in what a request and its answer hold.
+    #[must_use]
+    pub fn fields(&self) -> Option<&Arc<FieldMasks>> {
+        self.fields.as_ref()
     }
 
     /// Which detectors look at its result.

@@ -56,6 +56,12 @@ impl Detection {
             })
     }
 
+    /// The strictest of what is done with what any of them finds.
+    pub(crate) fn strictest(&self) -> MaskAction {
+        let actions = self.treatments.iter().flatten().map(|treatment| treatment.action);
+        actions.max().unwrap_or(MaskAction::Redact)
+    }
+
     /// Those that look.
     #[must_use]
     pub fn detectors(&self) -> Detectors {

@@ -2,6 +2,7 @@
 
 mod action;
 mod connection;
+mod fields;
 mod kubernetes;
 mod policy;
 mod recording;
@@ -17,6 +18,7 @@ use super::Problem;
 use super::schema::Document;
 use crate::compiled::{Endpoint, Policy, PolicySet, Target};
 use crate::glob::Glob;
+use fields::check_steps;
 use policy::compile_policy;
 use target::compile_target;
 
@@ -67,6 +69,7 @@ pub(super) fn compile(documents: &[(String, Document)], problems: &mut Vec<Probl
         targets.push(target);
     }
     let mut policies: Vec<Policy> = Vec::new();
+    let mut steps = 0;
     for (file, document) in documents {
         let Document::Policy(resource) = document else {
             continue;
@@ -81,6 +84,8 @@ pub(super) fn compile(documents: &[(String, Document)], problems: &mut Vec<Probl
                 "give one another name",
             );
         }
+        steps += policy.fields.steps();
+        check_steps(steps, resource.metadata.name.referenced.line(), &mut report);
         policies.push(policy);
     }
     PolicySet::new(targets, policies)

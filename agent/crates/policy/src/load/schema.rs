@@ -153,6 +153,11 @@ pub(super) struct MaskSpec {
     pub(super) columns: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) types: Vec<Spanned<String>>,
+    pub(super) fields: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) groups: Option<Spanned<Vec<String>>>,
+    pub(super) resources: Option<Spanned<Vec<String>>>,
+    pub(super) namespaces: Option<Spanned<Vec<String>>>,
+    pub(super) names: Option<Spanned<Vec<String>>>,
     #[serde(rename = "with")]
     pub(super) action: Spanned<ActionSpec>,
 }
@@ -162,6 +167,10 @@ pub(super) struct MaskSpec {
 pub(super) struct DetectSpec {
     pub(super) find: Spanned<Vec<Detector>>,
     pub(super) relations: Option<Spanned<Vec<String>>>,
+    pub(super) groups: Option<Spanned<Vec<String>>>,
+    pub(super) resources: Option<Spanned<Vec<String>>>,
+    pub(super) namespaces: Option<Spanned<Vec<String>>>,
+    pub(super) names: Option<Spanned<Vec<String>>>,
     #[serde(rename = "with")]
     pub(super) action: Spanned<ActionSpec>,
     #[serde(default)]

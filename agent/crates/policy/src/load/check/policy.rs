@@ -8,10 +8,12 @@ use serde_saphyr::Spanned;
 use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
 use super::action::{compile_action, compile_detect};
 use super::connection::{check_masks, compile_connect_as};
+use super::fields::{compile_fields, line_of_api};
 use super::recording::compile_recording;
 use super::request::{check_api_reach, compile_api_rule};
 use super::rule::{check_reach, compile_rule};
 use super::{Report, check_name};
+use crate::api::fields::AllMasks;
 use crate::api::rule::ApiRule;
 use crate::compiled::{Policy, Rule, Subject, Target};
 use crate::glob::Glob;
@@ -83,8 +85,18 @@ pub(super) fn compile_policy(
             );
         }
     }
-    let masks: Vec<(MaskedColumn, u64)> = spec
-        .masks
+    let is_sql = protocol == Protocol::Postgres;
+    let fields = if is_sql {
+        AllMasks::default()
+    } else {
+        compile_fields(spec, report)
+    };
+    let (sql_masks, sql_detect) = if is_sql {
+        (spec.masks.as_slice(), spec.detect.as_slice())
+    } else {
+        Default::default()
+    };
+    let masks: Vec<(MaskedColumn, u64)> = sql_masks
         .iter()
         .flat_map(|mask| compile_mask(mask, &name.value, report))
         .collect();
@@ -120,11 +132,11 @@ pub(super) fn compile_policy(
         rules: sql.into_iter().map(|(rule, _)| rule).collect(),
         requests: api.into_iter().map(|(rule, _)| rule).collect(),
         masks,
-        detect: spec
-            .detect
+        detect: sql_detect
             .iter()
             .filter_map(|detect| compile_detect(detect, report))
             .collect(),
+        fields,
         recording,
         connect_as,
     }
@@ -157,34 +169,33 @@ fn compile_rules(spec: &PolicySpec, report: &mut Report<'_>) -> Rules {
     rules
 }
 
-/// What a policy is about: the Kubernetes API where a rule of it has `requests`, else SQL.
+/// What a policy is about: the Kubernetes API where a rule of it has `requests`, or a mask or detector `resources`; else SQL.
 fn protocol_of(spec: &PolicySpec, report: &mut Report<'_>) -> Protocol {
-    let Some(first) = spec.rules.iter().find(|rule| rule.requests.is_some()) else {
-        return Protocol::Postgres;
+    let rule = spec.rules.iter().find(|rule| rule.requests.is_some());
+    let of_api = match rule {
+        Some(rule) => format!("rule {:?} with `requests`", rule.name.value),
+        None if line_of_api(spec).is_some() => "`fields` of `resources`".to_owned(),
+        None => return Protocol::Postgres,
     };
     let sql = spec
         .rules
         .iter()
         .find(|rule| rule.requests.is_none() && rule.effects.is_some())
         .map(|rule| ("a rule with `effects`", rule.name.referenced.line()));
-    let masks = spec
-        .masks
-        .first()
-        .map(|mask| ("`masks` of columns", mask.action.referenced.line()));
-    let detect = spec
-        .detect
-        .first()
-        .map(|detect| ("`detect`", detect.find.referenced.line()));
+    let columns = |mask: &MaskSpec| {
+        let column = mask.columns.first().or_else(|| mask.types.first())?;
+        Some(("`masks` of columns", column.referenced.line()))
+    };
+    let masks = spec.masks.iter().find_map(columns);
     let connect_as = spec
         .connect_as
         .as_ref()
         .map(|written| ("`connectAs`", written.referenced.line()));
-    for (what, line) in [sql, masks, detect, connect_as].into_iter().flatten() {
+    for (what, line) in [sql, masks, connect_as].into_iter().flatten() {
         report.add(
             line,
             format!(
-                "the policy has {what}, which is about SQL, and rule {:?} with `requests`, which is about the Kubernetes API",
-                first.name.value
+                "the policy has {what}, which is about SQL, and {of_api}, which is about the Kubernetes API"
             ),
             "write two policies, one for each",
         );

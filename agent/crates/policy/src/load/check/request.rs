@@ -40,7 +40,7 @@ const OF_PATHS: [ApiVerb; 7] = [
 const OF_RBAC_ALONE: [&str; 5] = ["use", "bind", "escalate", "impersonate", "approve"];
 
 /// Kinds in lower case that are easily taken for resources.
-const KINDS: [&str; 18] = [
+pub(super) const KINDS: [&str; 18] = [
     "pod",
     "secret",
     "configmap",
