@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalogs;
+use crate::certificates::{Certificates, Supply};
 use crate::metrics::Metrics;
 use crate::proxy::Workers;
 
@@ -36,8 +37,16 @@ const SILENT: Duration = Duration::from_secs(2);
 /// For how long the quietest worker has been silent.
 type Silence = dyn Fn() -> Duration + Send + Sync;
 
-/// Lines about databases that are masked by names.
-type Warnings = dyn Fn() -> Vec<String> + Send + Sync;
+/// What else there is to say.
+type Warnings = dyn Fn() -> Told + Send + Sync;
+
+#[derive(Debug, Default)]
+struct Told {
+    /// Lines about databases that are masked by names.
+    masks: Vec<String>,
+    /// How certificates that the cluster signs are doing, by their target's name.
+    certificates: Vec<(String, Supply)>,
+}
 
 /// Of those, so many are told.
 const WARNINGS: usize = 20;
@@ -56,8 +65,12 @@ impl Admin {
         metrics: Arc<Metrics>,
         workers: Arc<Workers>,
         catalogs: Arc<Catalogs>,
+        certificates: Arc<Certificates>,
     ) -> Result<Self> {
-        let warnings = Arc::new(move || catalogs.missing());
+        let warnings = Arc::new(move || Told {
+            masks: catalogs.missing(),
+            certificates: certificates.supplies(),
+        });
         Self::serving(address, metrics, Arc::new(move || workers.silence()), warnings)
     }
 
@@ -171,7 +184,8 @@ fn answer(
 }
 
 /// A line for each condition, as Kubernetes' own components write them. One that only warns begins with `[!]`.
-fn readiness(metrics: &Metrics, silence: Duration, catalogs: &[String]) -> (StatusCode, Bytes) {
+fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (StatusCode, Bytes) {
+    let catalogs = &told.masks;
     let mut text = String::new();
     let mut ready = true;
     let mut condition = |name: &str, holds: bool, otherwise: &str| {
@@ -209,6 +223,22 @@ fn readiness(metrics: &Metrics, silence: Duration, catalogs: &[String]) -> (Stat
         metrics.draining.get() == 0,
         "the agent drains and takes no new connections",
     );
+    for (target, supply) in &told.certificates {
+        let missing = match supply {
+            Supply::Missing(why) => Some(why.as_str()),
+            Supply::Good | Supply::Ending(_) => None,
+        };
+        condition(
+            &format!("certificate:{target}"),
+            missing.is_none(),
+            missing.unwrap_or_default(),
+        );
+    }
+    for (target, supply) in &told.certificates {
+        if let Supply::Ending(why) = supply {
+            text.push_str(&format!("[!]certificate:{target}: {why}\n"));
+        }
+    }
     if metrics.tls_files_refused.get() != 0 {
         text.push_str("[!]tls: files of certificates or credentials can't be used, and earlier ones are in force; the log says why\n");
     }
@@ -259,7 +289,10 @@ mod tests {
             "127.0.0.1:0".parse().unwrap(),
             Arc::clone(&metrics),
             Arc::new(move || Duration::from_secs(told.load(Ordering::Relaxed))),
-            Arc::new(|| vec!["database \"a\": by names (coarser): so".to_owned()]),
+            Arc::new(|| Told {
+                masks: vec!["database \"a\": by names (coarser): so".to_owned()],
+                certificates: Vec::new(),
+            }),
         )
         .unwrap();
         let get = |path: &str| {
@@ -335,7 +368,7 @@ mod tests {
             "127.0.0.1:0".parse().unwrap(),
             metrics,
             silence,
-            Arc::new(Vec::new),
+            Arc::new(Told::default),
         )
         .unwrap();
         let mut silent: Vec<_> = (0..SCRAPES)

@@ -19,12 +19,14 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::attribution::{Attribution, PodEntry};
 use crate::catalog::{CatalogThread, Catalogs};
+use crate::certificates::Certificates;
 use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::metrics::Metrics;
 use crate::older::Older;
 use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
+use crate::world::cluster::ClusterAccess;
 
 /// Who is told of changed targets.
 type Followers = Mutex<Vec<Box<dyn Fn(&PolicySet) -> Result<()> + Send>>>;
@@ -52,6 +54,8 @@ pub struct AgentOptions {
     pub busy_poll: Duration,
     /// The data path's limits.
     pub limits: Limits,
+    /// How the agent itself reaches the cluster, where it needs to.
+    pub cluster: ClusterAccess,
 }
 
 /// A pod to be enforced on.
@@ -80,6 +84,7 @@ pub struct Agent {
     workers: Arc<Workers>,
     recorder: Recorder,
     catalogs: CatalogThread,
+    certificates: Arc<Certificates>,
     admin: Option<Admin>,
     control: Option<Control>,
     listening: Mutex<Vec<CancellationToken>>,
@@ -113,9 +118,11 @@ impl Agent {
     /// Loads the policies, puts the kernel side in force and starts all threads.
     pub fn start(options: AgentOptions) -> Result<Self> {
         let set = PolicySet::load(&options.config)?;
-        let files = read_files(&set)?;
+        let files = read_files(&set, &Snapshot::default())?;
         let metrics = Arc::new(Metrics::new()?);
         metrics.certificates(files.expiries());
+        let certificates = Certificates::start(options.cluster.clone(), Arc::clone(&metrics))?;
+        certificates.follow(&files);
         let materials = Arc::new(Materials::new(files));
         let mut redirect = Redirect::load(RedirectOptions {
             pins: options.pins.clone(),
@@ -179,6 +186,7 @@ impl Agent {
                     Arc::clone(&metrics),
                     Arc::clone(&workers),
                     Arc::clone(&catalogs),
+                    Arc::clone(&certificates),
                 )
             })
             .transpose()?;
@@ -192,6 +200,7 @@ impl Agent {
             redirect: Arc::clone(&redirect),
             older: Arc::clone(&older),
             followers: Arc::clone(&followers),
+            certificates: Arc::clone(&certificates),
             metrics: Arc::clone(&metrics),
             stop: Arc::clone(&stop),
         };
@@ -208,6 +217,7 @@ impl Agent {
             workers,
             recorder,
             catalogs: catalog_thread,
+            certificates,
             admin,
             control: Some(control),
             listening: Mutex::default(),
@@ -215,6 +225,11 @@ impl Agent {
             followers,
             stop,
         })
+    }
+
+    /// Waits until the cluster has signed what pods are to be shown, or so long. Blocks.
+    pub fn wait_for_certificates(&self, at_most: Duration) {
+        self.certificates.wait(at_most);
     }
 
     /// Where metrics and health are served.
@@ -292,6 +307,7 @@ impl Agent {
         self.acceptor.stop();
         self.recorder.stop();
         self.catalogs.stop();
+        self.certificates.stop();
         if let Some(quiet) = self.quiet.take() {
             let _ = quiet.join();
         }
@@ -317,13 +333,14 @@ struct Quiet {
     redirect: KernelSide,
     older: Arc<Older>,
     followers: Arc<Followers>,
+    certificates: Arc<Certificates>,
     metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
 }
 
 /// The files that targets and policies name. What can't be used is told as a whole.
-fn read_files(set: &PolicySet) -> Result<Snapshot> {
-    Snapshot::read(set).map_err(|errors| {
+fn read_files(set: &PolicySet, before: &Snapshot) -> Result<Snapshot> {
+    Snapshot::read_after(set, before).map_err(|errors| {
         let told: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
         anyhow::anyhow!("{} problem(s) with files:{}", errors.len(), told.concat())
     })
@@ -352,7 +369,7 @@ impl Quiet {
                 None => self.older.again(&entries(&self.in_force.load())),
                 Some(Ok(set)) => {
                     // Before the policies: a session finds what its target's definition names.
-                    match read_files(&set) {
+                    match read_files(&set, &self.materials.load()) {
                         Ok(files) => self.put_in_force(files),
                         Err(error) => {
                             self.metrics.policies_refused.set(1);
@@ -403,7 +420,7 @@ impl Quiet {
         if !now.is_stale() && !refused {
             return;
         }
-        match read_files(&self.in_force.load()) {
+        match read_files(&self.in_force.load(), &now) {
             Ok(files) => {
                 self.put_in_force(files);
                 tracing::info!("certificates and credentials read anew");
@@ -419,6 +436,7 @@ impl Quiet {
 
     fn put_in_force(&self, files: Snapshot) {
         self.metrics.certificates(files.expiries());
+        self.certificates.follow(&files);
         self.metrics.tls_files_refused.set(0);
         self.materials.replace(files);
     }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod app;
 pub mod attribution;
 pub mod catalog;
+pub mod certificates;
 pub mod cli;
 mod control;
 pub mod decide;

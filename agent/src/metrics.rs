@@ -51,6 +51,7 @@ pub struct Metrics {
     /// 1 while files that targets name can't be used, so that earlier ones are in force.
     pub tls_files_refused: IntGauge,
     certificate_expiry: IntGaugeVec,
+    certificate_states: IntGaugeVec,
     /// Databases that are masked by their catalogs.
     pub catalogs: IntGauge,
     /// Databases in use whose catalogs can't be had, so that they are masked by names.
@@ -74,6 +75,22 @@ pub struct Metrics {
     tokens: [IntCounter; 5],
     kernel: IntCounterVec,
 }
+
+/// How the signing of a certificate can be doing.
+const CERTIFICATE_STATES: [&str; 12] = [
+    "asking",
+    "unreachable",
+    "no_node",
+    "unapproved",
+    "unsigned",
+    "denied",
+    "failed",
+    "deleted",
+    "untrusted",
+    "clock",
+    "other",
+    "issued",
+];
 
 impl Metrics {
     /// Registers all of them.
@@ -140,6 +157,14 @@ impl Metrics {
             &["target", "role"],
         )?;
         registry.register(Box::new(certificate_expiry.clone()))?;
+        let certificate_states = IntGaugeVec::new(
+            Opts::new(
+                "bailiff_serving_certificate_state",
+                "1 for how the cluster's signing of a target's certificate is doing: issued, or what keeps the next one from being had.",
+            ),
+            &["target", "state"],
+        )?;
+        registry.register(Box::new(certificate_states.clone()))?;
         let catalog_age = Gauge::new(
             "bailiff_catalog_age_seconds",
             "Seconds since the catalog of which that is longest was known to be fresh.",
@@ -198,6 +223,7 @@ impl Metrics {
                 "1 while files that targets name can't be used, so that earlier ones are in force.",
             )?,
             certificate_expiry,
+            certificate_states,
             catalogs: gauge("bailiff_catalogs", "Databases that are masked by their catalogs.")?,
             catalogs_missing: gauge(
                 "bailiff_catalogs_missing",
@@ -292,7 +318,22 @@ impl Metrics {
         }
     }
 
-    fn certificate_expires(&self, target: &TargetName, role: &str, at: i64) {
+    /// Notes how the signing of a target's certificate is doing. States are words of the program.
+    pub fn certificate_state(&self, target: &TargetName, state: &'static str) {
+        for other in CERTIFICATE_STATES {
+            self.certificate_states
+                .with_label_values(&[target.as_str(), other])
+                .set(i64::from(other == state));
+        }
+    }
+
+    /// Forgets the targets that may be gone.
+    pub fn certificate_states_forgotten(&self) {
+        self.certificate_states.reset();
+    }
+
+    /// Notes when a certificate ends, in seconds since 1970. Roles are words of the program.
+    pub fn certificate_expires(&self, target: &TargetName, role: &str, at: i64) {
         self.certificate_expiry
             .with_label_values(&[target.as_str(), role])
             .set(at);

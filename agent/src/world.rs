@@ -1,3 +1,4 @@
-//! Where facts come from. Here: standalone, from files and sandboxes on this machine.
+//! Where facts come from. From the cluster, by its API server; standalone, from files and sandboxes on this machine.
 
+pub mod cluster;
 pub mod standalone;

@@ -41,7 +41,8 @@ impl ApiLab {
         }
     }
 
-    fn on(cluster: &'static Cluster, namespace: &str, role: &str, rules: &str) -> Result<Self> {
+    /// The same in a cluster that has what another test would not.
+    pub fn on(cluster: &'static Cluster, namespace: &str, role: &str, rules: &str) -> Result<Self> {
         cluster.namespace(namespace)?;
         cluster.service_account(namespace, "agent", Some(role))?;
         let folder = tempfile::Builder::new()

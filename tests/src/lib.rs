@@ -2,6 +2,7 @@
 
 mod api;
 mod certificates;
+mod certified;
 mod client;
 mod cluster;
 mod compared;
@@ -32,6 +33,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use api::ApiLab;
 pub use certificates::Authority;
+pub use certified::{Approver, Certified};
 pub use client::{Client, Message, message, say};
 pub use cluster::{Cluster, ClusterOptions};
 pub use compared::{Compared, Same, client_program};

@@ -13,7 +13,11 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::app::{Agent, AgentOptions, PodSpec};
 use crate::proxy::{LimitSetting, Limits};
+use crate::world::cluster::ClusterAccess;
 use crate::world::standalone::{Instance, Inventory, Sandbox, Signals, Workplace, code};
+
+/// How long the command waits for certificates that the cluster signs.
+const CERTIFICATES: Duration = Duration::from_secs(10);
 
 /// How long sessions may go on after the command has ended.
 const GRACE: Duration = Duration::from_millis(500);
@@ -58,6 +62,8 @@ pub(crate) struct Args {
     /// Set a limit of the data path; may be given several times. The limits are listed below
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<LimitSetting>,
+    #[command(flatten)]
+    cluster: ClusterAccess,
     /// A further directory that the command may change; can be given several times
     #[arg(long, value_name = "DIR")]
     writable: Vec<PathBuf>,
@@ -126,7 +132,10 @@ fn enforced(args: &Args) -> Result<ExitCode> {
         workers: args.workers.unwrap_or_else(default_workers),
         busy_poll: Duration::from_micros(args.busy_poll),
         limits,
+        cluster: args.cluster.clone(),
     })?;
+    // A command that starts before would see its first connections fail. What keeps it from being had is in the log.
+    agent.wait_for_certificates(CERTIFICATES);
     let outcome = (|| {
         let place = Workplace::new(&args.writable, &config, &record)?;
         // For people: a program that reads standard error expects the command's words there.

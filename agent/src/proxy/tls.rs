@@ -6,12 +6,14 @@
 use bailiff_model::Protocol;
 
 mod certificate;
+mod issued;
 mod materials;
 mod mint;
 mod verify;
 mod wire;
 
 pub(crate) use certificate::{end_point, expiry};
+pub(crate) use issued::{Condition, IssueError, Issued, now};
 pub(crate) use materials::Secret;
 pub use materials::{Expiry, FileError, Materials, Snapshot};
 pub(crate) use wire::{Hello, Wire};

@@ -43,6 +43,21 @@ pub enum ServerIdentity {
         /// Names that clients use. Where there are none, the name that the client says (SNI) and the address that it dialed.
         names: Vec<String>,
     },
+    /// The cluster is asked for one by a CertificateSigningRequest.
+    Requested(SigningRequest),
+}
+
+/// What the cluster is asked to sign.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SigningRequest {
+    /// The signer's name, such as `kubernetes.io/kubelet-serving`.
+    pub signer: String,
+    /// DNS names and addresses that clients dial; at least one.
+    pub names: Vec<String>,
+    /// For how long it shall be valid, in seconds.
+    pub expiration_seconds: u32,
+    /// PEM of the CA that clients verify by.
+    pub ca: PathBuf,
 }
 
 /// TLS towards the target.

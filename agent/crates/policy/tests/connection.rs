@@ -1,7 +1,7 @@
 //! TLS, credentials and mappings: what can't work or wouldn't protect is refused with its line.
 
 use anyhow::{Result, ensure};
-use bailiff_policy::{ClientTlsMode, PolicySet, Proof, ServerIdentity, UpstreamTlsMode};
+use bailiff_policy::{ClientTlsMode, PolicySet, Proof, ServerIdentity, SigningRequest, UpstreamTlsMode};
 
 /// A target with further lines of its spec, from line 8 on, and a policy with further lines, from line 7 on.
 fn load(target: &str, policy: &str) -> Result<PolicySet, bailiff_policy::LoadErrors> {
@@ -174,4 +174,98 @@ fn masks_over_a_way_that_may_be_plain_text() -> Result<()> {
     load(VERIFIED, masks)?;
     load("", masks)?;
     Ok(())
+}
+
+/// The API server as a target, with what its `tls.client` holds.
+fn api(client: &str) -> Result<PolicySet, bailiff_policy::LoadErrors> {
+    let target = format!(
+        "apiVersion: bailiff.dev/v1alpha1\nkind: Target\nmetadata:\n  name: api\nspec:\n  protocol: kubernetes\n  endpoints: [\"10.96.0.1:443\", \"10.1.0.0/16:6443\", \"[fd00::1]:443\"]\n  tls:\n    client: {client}\n    upstream: {{ mode: Verify, caFile: /cluster.pem }}\n"
+    );
+    PolicySet::from_sources(&[("t.yaml", &target)])
+}
+
+fn requested(client: &str) -> Result<SigningRequest> {
+    let set = api(client)?;
+    match set.targets().first().map(|target| &target.tls_client.identity) {
+        Some(Some(ServerIdentity::Requested(request))) => Ok(request.clone()),
+        other => anyhow::bail!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_certificate_that_the_cluster_is_asked_for() -> Result<()> {
+    let usual = requested("{ mode: Require, csr: {} }")?;
+    ensure!(usual.signer == "kubernetes.io/kubelet-serving" && usual.expiration_seconds == 86_400);
+    ensure!(usual.ca == std::path::Path::new("/cluster.pem"));
+    // What is diverted by a prefix may be anybody's.
+    let names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "10.96.0.1",
+        "fd00::1",
+    ];
+    ensure!(usual.names == names, "{:?}", usual.names);
+    let own = requested(
+        "{ mode: Require, names: [api.example, 10.0.0.1], csr: { signer: example.com/api, caFile: /pods.pem, expirationSeconds: 3600 } }",
+    )?;
+    ensure!(own.signer == "example.com/api" && own.expiration_seconds == 3600);
+    ensure!(own.ca == std::path::Path::new("/pods.pem") && own.names == ["api.example", "10.0.0.1"]);
+    Ok(())
+}
+
+#[test]
+fn a_certificate_that_the_cluster_cannot_be_asked_for() -> Result<()> {
+    for (client, expected) in [
+        (
+            "{ mode: Require, csr: {}, certificateFile: /a, keyFile: /b }",
+            "exactly one certificate and key",
+        ),
+        (
+            "{ mode: Require, csr: {}, caCertificateFile: /a, caKeyFile: /b }",
+            "exactly one certificate and key",
+        ),
+        (
+            "{ mode: Require, csr: {}, keyFile: /b }",
+            "exactly one certificate and key",
+        ),
+        ("{ mode: Disabled, csr: {} }", "no client ever sees one"),
+        (
+            "{ mode: Require, csr: { signer: kubelet-serving } }",
+            "is no signer's name",
+        ),
+        ("{ mode: Require, csr: { signer: a.b/ } }", "is no signer's name"),
+        (
+            "{ mode: Require, csr: { expirationSeconds: 599 } }",
+            "t.yaml:9: `expirationSeconds` is 599",
+        ),
+        (
+            "{ mode: Require, csr: { expirationSeconds: 31536000 } }",
+            "`expirationSeconds` is 31536000",
+        ),
+        (
+            "{ mode: Require, csr: { caFile: ca.pem } }",
+            "\"ca.pem\" is no absolute path",
+        ),
+        (
+            "{ mode: Require, csr: {}, names: [\"*.default.svc\"] }",
+            "holds one with `*`",
+        ),
+        ("{ mode: Require, csr: { keyFile: /a } }", "unknown field"),
+    ] {
+        let Err(errors) = api(client) else {
+            anyhow::bail!("{client} is taken")
+        };
+        let told = errors.to_string();
+        ensure!(
+            told.contains(expected),
+            "{client}: expected {expected:?}, found {told}"
+        );
+    }
+    refused(
+        "  tls: { client: { mode: Require, csr: {} }, upstream: { mode: Verify, caFile: /ca.pem } }\n",
+        "",
+        "this target is a database",
+    )
 }

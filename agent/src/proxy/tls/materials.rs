@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::issued::Issued;
 use super::mint::Authority;
 use super::verify::Verifier;
 use super::{certificate, spoken};
@@ -89,6 +90,7 @@ impl fmt::Debug for Secret {
 pub(crate) enum Presented {
     Fixed(Arc<ServerConfig>),
     Minted(Box<Authority>),
+    Issued(Arc<Issued>),
 }
 
 impl Presented {
@@ -101,6 +103,7 @@ impl Presented {
         match self {
             Self::Fixed(config) => Ok(Arc::clone(config)),
             Self::Minted(authority) => authority.config(address, said),
+            Self::Issued(issued) => issued.config(),
         }
     }
 }
@@ -176,7 +179,17 @@ impl Snapshot {
     ///
     /// Blocks on the disk.
     pub fn read(set: &PolicySet) -> Result<Self, Vec<FileError>> {
-        let mut reading = Reading::default();
+        Self::read_after(set, &Self::default())
+    }
+
+    /// The same; what the cluster signed for the targets of an earlier one stays in force.
+    ///
+    /// Blocks on the disk.
+    pub fn read_after(set: &PolicySet, before: &Self) -> Result<Self, Vec<FileError>> {
+        let mut reading = Reading {
+            before: before.issued().map(Arc::clone).collect(),
+            ..Reading::default()
+        };
         for target in set.targets() {
             reading.target(target);
         }
@@ -221,6 +234,16 @@ impl Snapshot {
         self.presented.get(target)
     }
 
+    /// What the cluster signs, target by target.
+    pub(crate) fn issued(&self) -> impl Iterator<Item = &Arc<Issued>> {
+        self.presented
+            .values()
+            .filter_map(|presented| match &**presented {
+                Presented::Issued(issued) => Some(issued),
+                Presented::Fixed(_) | Presented::Minted(_) => None,
+            })
+    }
+
     pub(crate) fn towards(&self, target: &TargetName) -> Option<&Arc<TowardsTarget>> {
         self.towards.get(target)
     }
@@ -255,7 +278,7 @@ pub(super) fn server_config(
     Ok(config)
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -266,6 +289,7 @@ fn stamp(file: &Path) -> Stamp {
 
 #[derive(Default)]
 struct Reading {
+    before: Vec<Arc<Issued>>,
     snapshot: Snapshot,
     errors: Vec<FileError>,
 }
@@ -277,10 +301,24 @@ impl Reading {
             Some(
                 ServerIdentity::Files { certificate, .. } | ServerIdentity::Authority { certificate, .. },
             ) => CertificateDer::from_pem_file(certificate).ok(),
-            None => None,
+            Some(ServerIdentity::Requested(_)) | None => None,
         };
         match &target.tls_client.identity {
             None => {}
+            Some(ServerIdentity::Requested(request)) => {
+                // The CA that it will be held against is there, or nothing ever comes of it.
+                let _: Option<Vec<_>> = self.chain(&whose, &request.ca);
+                let before = self.before.iter().find(|issued| issued.target == target.name);
+                let issued = match before {
+                    Some(same) if same.request == *request => Arc::clone(same),
+                    before => Arc::new(Issued::new(
+                        target.name.clone(),
+                        request.clone(),
+                        before.map(|before| &**before),
+                    )),
+                };
+                self.present(target, Presented::Issued(issued));
+            }
             Some(ServerIdentity::Files { certificate, key }) => {
                 if let Some(presented) = self.fixed(&whose, certificate, key, target.protocol) {
                     self.expires(target, "client", presented.1);

@@ -1,5 +1,7 @@
 //! TLS and credentials: what can't work, or wouldn't protect, is refused.
 
+mod csr;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,12 +9,10 @@ use std::sync::Arc;
 use bailiff_model::Protocol;
 use serde_saphyr::Spanned;
 
-use super::super::schema::connection::{
-    ClientTlsSpec, ConnectAsSpec, CredentialSpec, TlsSpec, UpstreamTlsSpec,
-};
+use super::super::schema::connection::{ClientTlsSpec, ConnectAsSpec, CredentialSpec, UpstreamTlsSpec};
 use super::super::schema::{PolicySpec, Resource, TargetSpec};
 use super::Report;
-use crate::compiled::{CatalogAccess, Target};
+use crate::compiled::{CatalogAccess, Endpoint, Target};
 use crate::connection::{
     ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, UpstreamTls, UpstreamTlsMode,
 };
@@ -23,24 +23,40 @@ const NAME_BYTES: usize = 63;
 /// Names in one target's `tls.client.names`.
 const NAMES: usize = 100;
 
-pub(super) fn compile_tls(spec: Option<&TlsSpec>, report: &mut Report<'_>) -> (ClientTls, UpstreamTls) {
-    let Some(spec) = spec else {
+fn compile_tls(
+    target: &TargetSpec,
+    endpoints: &[Endpoint],
+    report: &mut Report<'_>,
+) -> (ClientTls, UpstreamTls) {
+    let Some(spec) = &target.tls else {
         return Default::default();
     };
-    let client = spec
-        .client
-        .as_ref()
-        .map(|client| client_tls(client, report))
-        .unwrap_or_default();
     let upstream = spec
         .upstream
         .as_ref()
         .map(|upstream| upstream_tls(upstream, report))
         .unwrap_or_default();
+    let about = About {
+        protocol: target.protocol,
+        endpoints,
+        upstream: &upstream,
+    };
+    let client = spec
+        .client
+        .as_ref()
+        .map(|client| client_tls(client, &about, report))
+        .unwrap_or_default();
     (client, upstream)
 }
 
-fn client_tls(written: &Spanned<ClientTlsSpec>, report: &mut Report<'_>) -> ClientTls {
+/// What of a target counts for how its clients are served.
+pub(super) struct About<'a> {
+    pub(super) protocol: Protocol,
+    pub(super) endpoints: &'a [Endpoint],
+    pub(super) upstream: &'a UpstreamTls,
+}
+
+fn client_tls(written: &Spanned<ClientTlsSpec>, about: &About<'_>, report: &mut Report<'_>) -> ClientTls {
     let (spec, line) = (&written.value, written.referenced.line());
     let files = [
         &spec.certificate_file,
@@ -49,18 +65,24 @@ fn client_tls(written: &Spanned<ClientTlsSpec>, report: &mut Report<'_>) -> Clie
         &spec.ca_key_file,
     ];
     if spec.mode == ClientTlsMode::Disabled {
-        if let Some(given) = files.into_iter().flatten().next() {
+        let given = files
+            .into_iter()
+            .flatten()
+            .next()
+            .map(|file| file.referenced.line());
+        if let Some(line) = given.or_else(|| spec.csr.as_ref().map(|csr| csr.referenced.line())) {
             report.add(
-                given.referenced.line(),
+                line,
                 "certificates are given, but `mode` is Disabled, so that no client ever sees one",
-                "write mode: Prefer or mode: Require, or remove the files",
+                "write mode: Prefer or mode: Require, or remove them",
             );
         }
         return ClientTls::default();
     }
     let [certificate, key, ca_certificate, ca_key] = files.map(|file| path(file.as_ref(), report));
     let identity = match (certificate, key, ca_certificate, ca_key) {
-        (Some(certificate), Some(key), None, None) => {
+        (None, None, None, None) if spec.csr.is_some() => csr::compile(spec, about, report),
+        (Some(certificate), Some(key), None, None) if spec.csr.is_none() => {
             if let Some(names) = &spec.names {
                 report.add(
                     names.referenced.line(),
@@ -70,7 +92,7 @@ fn client_tls(written: &Spanned<ClientTlsSpec>, report: &mut Report<'_>) -> Clie
             }
             Some(ServerIdentity::Files { certificate, key })
         }
-        (None, None, Some(certificate), Some(key)) => Some(ServerIdentity::Authority {
+        (None, None, Some(certificate), Some(key)) if spec.csr.is_none() => Some(ServerIdentity::Authority {
             certificate,
             key,
             names: names(spec, report),
@@ -79,7 +101,7 @@ fn client_tls(written: &Spanned<ClientTlsSpec>, report: &mut Report<'_>) -> Clie
             report.add(
                 line,
                 "clients can't be given TLS without exactly one certificate and key",
-                "give certificateFile and keyFile, or caCertificateFile and caKeyFile",
+                "give certificateFile and keyFile, or caCertificateFile and caKeyFile, or, for the Kubernetes API, csr",
             );
             None
         }
@@ -388,8 +410,12 @@ fn compile_catalog(
     })
 }
 
-pub(super) fn compile_connection(spec: &TargetSpec, report: &mut Report<'_>) -> Connection {
-    let (client, upstream) = compile_tls(spec.tls.as_ref(), report);
+pub(super) fn compile_connection(
+    spec: &TargetSpec,
+    endpoints: &[Endpoint],
+    report: &mut Report<'_>,
+) -> Connection {
+    let (client, upstream) = compile_tls(spec, endpoints, report);
     let credential = compile_credential(spec.credential.as_ref(), &upstream, report);
     let catalog = compile_catalog(spec.catalog.as_ref(), credential.as_ref(), &upstream, report);
     Connection {

@@ -45,7 +45,7 @@ pub(super) fn check(resource: &Resource<TargetSpec>, report: &mut Report<'_>) {
         None => report.add(
             line,
             "clients of the Kubernetes API begin with TLS, and there is no certificate to show them",
-            "give tls.client with mode: Require, and caCertificateFile and caKeyFile, or certificateFile and keyFile",
+            "give tls.client with mode: Require and csr: {}, or caCertificateFile and caKeyFile, or certificateFile and keyFile",
         ),
     }
     match tls.and_then(|tls| tls.upstream.as_ref()) {

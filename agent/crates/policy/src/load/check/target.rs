@@ -47,7 +47,7 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         .iter()
         .filter_map(|written| relation_glob(&written.value, written.referenced.line(), report))
         .collect();
-    let connection = compile_connection(spec, report);
+    let connection = compile_connection(spec, &endpoints, report);
     if spec.protocol == Protocol::Kubernetes {
         kubernetes::check(resource, report);
     }

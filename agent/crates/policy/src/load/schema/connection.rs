@@ -23,6 +23,15 @@ pub(in crate::load) struct ClientTlsSpec {
     pub(in crate::load) ca_certificate_file: Option<Spanned<String>>,
     pub(in crate::load) ca_key_file: Option<Spanned<String>>,
     pub(in crate::load) names: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(in crate::load) csr: Option<Spanned<CsrSpec>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::load) struct CsrSpec {
+    pub(in crate::load) signer: Option<Spanned<String>>,
+    pub(in crate::load) ca_file: Option<Spanned<String>>,
+    pub(in crate::load) expiration_seconds: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]

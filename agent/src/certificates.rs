@@ -1,0 +1,136 @@
+//! Serving certificates that the cluster signs: asked for, held against what pods trust, renewed.
+//!
+//! A thread of its own asks; workers only look at what is there. For each target whose definition has `csr` there is one [`Issued`]
+//! in the snapshot in force, and one task here that keeps it supplied.
+
+mod keeper;
+pub(crate) mod request;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::proxy::Snapshot;
+use crate::proxy::tls::{Issued, now};
+use crate::world::cluster::ClusterAccess;
+
+/// The certificates of all targets in force that the cluster signs.
+#[derive(Debug)]
+pub struct Certificates {
+    wanted: watch::Sender<Vec<Arc<Issued>>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How a target's certificate is doing, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Supply {
+    /// It is shown, and will be renewed.
+    Good,
+    /// It is shown, but the next one can't be had.
+    Ending(String),
+    /// There is none that clients could verify.
+    Missing(String),
+}
+
+impl Certificates {
+    /// Starts the thread.
+    pub fn start(access: ClusterAccess, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
+        let (wanted, follow) = watch::channel(Vec::new());
+        let stop = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stopped, told) = (stop.clone(), Arc::clone(&metrics));
+        let thread = std::thread::Builder::new()
+            .name("certificates".to_owned())
+            .spawn(move || {
+                runtime.block_on(stopped.run_until_cancelled(keeper::keep(access, follow, told)));
+            })?;
+        Ok(Arc::new(Self {
+            wanted,
+            metrics,
+            stop,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// Supplies the targets of what is in force now, and no others.
+    pub fn follow(&self, files: &Snapshot) {
+        let wanted: Vec<_> = files.issued().map(Arc::clone).collect();
+        self.metrics.certificate_states_forgotten();
+        for issued in &wanted {
+            note(issued, &self.metrics);
+        }
+        self.wanted.send_if_modified(|held| {
+            let same = held.len() == wanted.len()
+                && wanted
+                    .iter()
+                    .all(|issued| held.iter().any(|other| Arc::ptr_eq(issued, other)));
+            *held = wanted;
+            !same
+        });
+    }
+
+    /// How each target's is doing, by the target's name.
+    #[must_use]
+    pub fn supplies(&self) -> Vec<(String, Supply)> {
+        let mut supplies: Vec<_> = self
+            .wanted
+            .borrow()
+            .iter()
+            .map(|issued| (issued.target.as_str().to_owned(), supply(issued)))
+            .collect();
+        supplies.sort_by(|(name, _), (other, _)| name.cmp(other));
+        supplies
+    }
+
+    /// Waits until there is a certificate for each, or so long. Blocks.
+    pub fn wait(&self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        let missing = || {
+            self.wanted
+                .borrow()
+                .iter()
+                .any(|issued| matches!(supply(issued), Supply::Missing(_)))
+        };
+        while missing() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn supply(issued: &Issued) -> Supply {
+    let told = issued.condition().told;
+    match issued.ends() {
+        None => Supply::Missing(told),
+        Some(ends) if ends <= now() => Supply::Missing(format!("it ended {} s ago; {told}", now() - ends)),
+        Some(_) if told.is_empty() => Supply::Good,
+        Some(ends) => Supply::Ending(format!(
+            "it ends in {} s, and of the next one: {told}",
+            ends - now()
+        )),
+    }
+}
+
+/// What metrics say of it.
+fn note(issued: &Issued, metrics: &Metrics) {
+    metrics.certificate_state(&issued.target, issued.condition().state);
+    if let Some(ends) = issued.ends() {
+        metrics.certificate_expires(&issued.target, "client", ends);
+    }
+}

@@ -1,0 +1,112 @@
+//! The cluster: how the agent itself speaks with its API server, and as whom.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// What a bound token's user has: the node that its pod runs on.
+/// Source: `k8s.io/apiserver/pkg/authentication/serviceaccount`, `NodeNameKey`.
+pub(crate) const NODE: &str = "authentication.kubernetes.io/node-name";
+
+/// Where the credential for the cluster is.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ClusterAccess {
+    /// How to reach the cluster's API server; by default as the pod that this runs in, by its service account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// Why the API server can't be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    /// The kubeconfig can't be used. The operator is at fault.
+    #[error("{}: {error}", file.display())]
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: kube::config::KubeconfigError,
+    },
+    /// There is no service account here. The operator is at fault.
+    #[error("there is no service account here ({0}); outside of a pod, give --kubeconfig")]
+    NoServiceAccount(#[from] kube::config::InClusterError),
+    /// The API server can't be asked, or says no.
+    #[error("{}", told(.0))]
+    Api(#[from] kube::Error),
+    /// The credential belongs to no node.
+    #[error(
+        "the agent's credential ({user}) names no node: it has to be a token that is bound to a pod, as kubelet mounts it, or to a node"
+    )]
+    NoNode {
+        /// Whose it is.
+        user: String,
+    },
+}
+
+impl ClusterAccess {
+    /// A client. Makes no connection yet; tokens in files are read again as they are renewed.
+    ///
+    /// Blocks on the disk.
+    pub(crate) async fn client(&self) -> Result<Client, ClusterError> {
+        let config = match &self.kubeconfig {
+            None => Config::incluster()?,
+            Some(file) => {
+                let wrong = |error| ClusterError::Kubeconfig {
+                    file: file.clone(),
+                    error,
+                };
+                let read = Kubeconfig::read_from(file).map_err(wrong)?;
+                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                    .await
+                    .map_err(wrong)?
+            }
+        };
+        Ok(Client::try_from(config)?)
+    }
+}
+
+/// The node that a client's credential is bound to, as the API server attests it.
+pub(crate) async fn own_node(client: &Client) -> Result<String, ClusterError> {
+    let review = Api::<SelfSubjectReview>::all(client.clone())
+        .create(&PostParams::default(), &SelfSubjectReview::default())
+        .await?;
+    let user = review
+        .status
+        .and_then(|status| status.user_info)
+        .unwrap_or_default();
+    node_of(user.extra.as_ref())
+        .map(str::to_owned)
+        .ok_or_else(|| ClusterError::NoNode {
+            user: user.username.unwrap_or_default(),
+        })
+}
+
+/// The one node that a user's attributes name.
+pub(crate) fn node_of(extra: Option<&BTreeMap<String, Vec<String>>>) -> Option<&str> {
+    match extra?.get(NODE)?.as_slice() {
+        [node] if !node.is_empty() => Some(node),
+        // Uncertainty denies: two nodes are none.
+        _ => None,
+    }
+}
+
+/// An error with what lies below it: kube's own words leave out why a connection failed.
+fn told(error: &kube::Error) -> String {
+    let mut text = match error {
+        kube::Error::Api(status) => format!("the API server says {}: {}", status.code, status.message),
+        other => other.to_string(),
+    };
+    let mut below = std::error::Error::source(error);
+    while let Some(cause) = below {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        below = cause.source();
+    }
+    text
+}
