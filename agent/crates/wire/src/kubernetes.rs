@@ -10,6 +10,7 @@ pub mod schema;
 #[cfg(test)]
 mod testing;
 mod walk;
+pub mod yaml;
 
 use std::fmt;
 

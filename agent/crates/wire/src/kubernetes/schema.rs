@@ -21,6 +21,28 @@ pub fn lookup(api_version: &str, kind: &str) -> Option<Type> {
     Some(Type::message(*message))
 }
 
+/// The type of a resource's objects, such as `v1` and `configmaps`. Resources are called after their kinds, and a few aren't.
+#[must_use]
+pub fn of_resource(api_version: &str, resource: &str) -> Option<Type> {
+    let is_called = |kind: &str| {
+        let kind = kind.to_ascii_lowercase();
+        match resource.strip_prefix(kind.as_str()) {
+            Some("s") => !kind.ends_with('s'),
+            Some("es") => kind.ends_with('s'),
+            // Endpoints are called as they are.
+            Some("") => kind.ends_with("ts"),
+            _ => kind
+                .strip_suffix('y')
+                .is_some_and(|kind| resource.strip_prefix(kind) == Some("ies")),
+        }
+    };
+    let found = TABLE.kinds.iter().find_map(|(kind, versions)| {
+        let (_, message) = versions.iter().find(|(version, _)| *version == api_version)?;
+        is_called(kind).then_some(*message)
+    });
+    found.map(Type::message)
+}
+
 /// What a field holds, or an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Type {
@@ -433,6 +455,29 @@ mod tests {
         assert_eq!(metadata.field(u32::MAX), None);
         assert_eq!(data.holds.field(1), None);
         assert_eq!(Type::UNKNOWN.field(1), None);
+    }
+
+    #[test]
+    fn resources_are_found_by_their_kinds() {
+        for (version, resource, kind) in [
+            ("v1", "secrets", "Secret"),
+            ("v1", "endpoints", "Endpoints"),
+            ("v1", "componentstatuses", "ComponentStatus"),
+            ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
+            ("networking.k8s.io/v1", "ingresses", "Ingress"),
+            ("apps/v1", "deployments", "Deployment"),
+        ] {
+            let found = of_resource(version, resource);
+            assert!(found.is_some() && found == lookup(version, kind), "{resource}");
+        }
+        for (version, resource) in [
+            ("v1", "deployments"),
+            ("v1", "secret"),
+            ("v1", ""),
+            ("apps/v1", "secrets"),
+        ] {
+            assert_eq!(of_resource(version, resource), None, "{resource}");
+        }
     }
 
     #[test]

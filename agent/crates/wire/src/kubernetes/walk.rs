@@ -49,6 +49,11 @@ pub(super) trait Syntax<'s> {
     /// From where a value began to the end of what was left behind last.
     fn span(&self, from: Self::Mark) -> Range<usize>;
 
+    /// How much of what a value spans is replaced with it.
+    fn trimmed(source: &[u8]) -> usize {
+        source.len()
+    }
+
     /// Writes a text.
     fn text(out: &mut Vec<u8>, text: &str);
 
@@ -159,7 +164,8 @@ pub(super) struct Walk<'w, 's, S, F> {
     out: &'w mut Vec<u8>,
     /// So much of the source is in `out`, or was replaced there.
     copied: usize,
-    changed: bool,
+    /// How many values were replaced.
+    replaced: usize,
     /// How many objects that were applied last this one lies in.
     applied: usize,
 }
@@ -172,7 +178,7 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
             fields,
             out,
             copied: 0,
-            changed: false,
+            replaced: 0,
             applied: 0,
         }
     }
@@ -186,7 +192,7 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
     /// Goes over an object. Its root is `at`, or what `fields` says it is.
     pub(super) fn object(&mut self, at: Option<F::At>, of: Is) -> Result<(), Malformed> {
         let index = self.index()?;
-        self.indexed(&index, at, of)
+        self.indexed(&index, at, of, false)
     }
 
     /// Goes over a value that is no object of its own.
@@ -196,11 +202,16 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
 
     /// Writes what is left. Says whether anything was replaced; where nothing was, nothing was written.
     pub(super) fn finish(self) -> bool {
-        if self.changed {
+        if self.replaced > 0 {
             self.out
                 .extend_from_slice(self.source.get(self.copied..).unwrap_or_default());
         }
-        self.changed
+        self.replaced > 0
+    }
+
+    /// How many values were replaced.
+    pub(super) fn replaced(&self) -> usize {
+        self.replaced
     }
 
     pub(super) fn syntax(&mut self) -> &mut S {
@@ -257,9 +268,16 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
         Ok(members)
     }
 
-    fn indexed(&mut self, index: &Index<'s, S::Mark>, at: Option<F::At>, of: Is) -> Result<(), Malformed> {
+    /// Goes over an object by its index. With `lists` it may be a list, whose items are objects.
+    fn indexed(
+        &mut self,
+        index: &Index<'s, S::Mark>,
+        at: Option<F::At>,
+        of: Is,
+        lists: bool,
+    ) -> Result<(), Malformed> {
         let root = at.unwrap_or_else(|| self.fields.object(index.namespace.once(), index.name.once()));
-        if self.fields.passes(root) {
+        if self.fields.passes(root) && !lists {
             return Ok(());
         }
         let of = match of {
@@ -269,6 +287,15 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
         let end = self.syntax.mark();
         for member in &index.members {
             let (at, holds) = (self.fields.member(root, &member.key), of.member(&member.key));
+            if lists && member.key == "items" {
+                self.syntax.go(member.mark);
+                if let Begin::List(mut open) = self.syntax.begin()? {
+                    while self.syntax.more(&mut open)? {
+                        self.object(None, Is::Told(holds.element()))?;
+                    }
+                    continue;
+                }
+            }
             let Some(inner) = &member.inner else {
                 self.at_mark(member.mark, at, holds, 1)?;
                 continue;
@@ -431,8 +458,9 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
         self.out
             .extend_from_slice(self.source.get(self.copied..span.start).unwrap_or_default());
         write(self.out);
-        self.copied = span.end;
-        self.changed = true;
+        let spanned = self.source.get(span.clone()).unwrap_or_default();
+        self.copied = span.start + S::trimmed(spanned);
+        self.replaced += 1;
     }
 }
 

@@ -105,6 +105,13 @@ impl Stream {
         }
     }
 
+    /// The same, where it is known of what type the items of a list are. A list may tell it behind them.
+    #[must_use]
+    pub fn of(mut self, items: Type) -> Self {
+        self.items = items;
+        self
+    }
+
     /// Takes the next piece of the body. What can be passed on of it, and of those before it, is added to `out`.
     ///
     /// # Errors
@@ -125,11 +132,11 @@ impl Stream {
         self.outlet.end(chunk, out)
     }
 
-    /// The body ended.
+    /// The body ended. In JSON nothing is left then; the arguments are those of other formats.
     ///
     /// # Errors
     /// When it ended in the middle of something.
-    pub fn finish(&mut self) -> Result<(), Malformed> {
+    pub fn finish<F: Fields>(&mut self, _fields: &mut F, _out: &mut Vec<Bytes>) -> Result<(), Malformed> {
         match self.state {
             State::Before | State::End => Ok(()),
             State::Object(_) | State::List(_) => Err(Malformed::Form),
@@ -241,7 +248,7 @@ impl Stream {
                 if !list.begun {
                     list.begun = true;
                     let head = self.outlet.whole(chunk, at + 1)?;
-                    self.items = read_head(head, &mut self.columns)?;
+                    read_head(head, &mut self.items, &mut self.columns)?;
                     self.outlet.keep(at + 1);
                 }
                 return Ok(Step::To(at + 1));
@@ -329,8 +336,8 @@ impl Stream {
     }
 }
 
-/// Reads what comes before the items, up to the bracket: of what type they are, and a table's columns.
-fn read_head(head: &[u8], columns: &mut Columns) -> Result<Type, Malformed> {
+/// Reads what comes before the items, up to the bracket: of what type they are, where that is told, and a table's columns.
+fn read_head(head: &[u8], items: &mut Type, columns: &mut Columns) -> Result<(), Malformed> {
     let mut json = Json::new(head)?;
     let (mut version, mut kind) = (Told::default(), Told::default());
     let Begin::Object(mut open) = json.begin()? else {
@@ -355,8 +362,10 @@ fn read_head(head: &[u8], columns: &mut Columns) -> Result<Type, Malformed> {
         }
     }
     let told = version.once().zip(kind.once());
-    let of = told.and_then(|(version, kind)| lookup(version, kind));
-    Ok(of.unwrap_or(Type::UNKNOWN).member("items").element())
+    if let Some(of) = told.and_then(|(version, kind)| lookup(version, kind)) {
+        *items = of.member("items").element();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

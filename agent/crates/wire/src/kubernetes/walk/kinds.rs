@@ -110,7 +110,10 @@ impl<'s, S: Syntax<'s>, F: Fields> Walk<'_, 's, S, F> {
         match (index.version.once(), index.kind.once()) {
             (Some("v1"), Some("Status")) => self.status(&index),
             (Some("meta.k8s.io/v1" | "meta.k8s.io/v1beta1"), Some("Table")) => self.table(&index, columns),
-            _ => self.indexed(&index, None, Is::Told(Type::UNKNOWN)),
+            (_, kind) => {
+                let lists = kind.is_none_or(|kind| kind.ends_with("List"));
+                self.indexed(&index, None, Is::Told(Type::UNKNOWN), lists)
+            }
         }
     }
 

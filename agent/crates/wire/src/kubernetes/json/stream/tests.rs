@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Tree, json};
 
 use super::super::super::testing::{MASK, Paths};
-use super::super::super::{LAST_APPLIED, MAX_OBJECT};
+use super::super::super::{LAST_APPLIED, MAX_OBJECT, schema};
 use super::*;
 
 /// Feeds a body in pieces that end at these places.
@@ -15,7 +15,7 @@ fn fed(shape: Shape, body: &str, cuts: &[usize], fields: &mut Paths) -> Result<S
         stream.feed(&whole.slice(from..end.max(from)), fields, &mut out)?;
         from = end.max(from);
     }
-    stream.finish()?;
+    stream.finish(fields, &mut out)?;
     Ok(String::from_utf8(out.concat()).unwrap())
 }
 
@@ -116,7 +116,7 @@ fn what_nobody_looks_at_comes_through_as_it_came() {
         stream
             .feed(&whole, &mut Paths::new(&["nothing.*"]), &mut out)
             .unwrap();
-        stream.finish().unwrap();
+        stream.finish(&mut fields(), &mut out).unwrap();
         assert_eq!(out.concat(), body.as_bytes());
         // Not so much as copied.
         for piece in &out {
@@ -176,6 +176,33 @@ fn items_are_of_the_type_that_the_list_tells() {
         expected["items"][item] = secret(["a", "", "b"][item], &mask);
     }
     assert_eq!(tree(&out), expected);
+}
+
+#[test]
+fn a_list_that_is_not_expected_is_one_all_the_same() {
+    let (_, body) = bodies().swap_remove(0);
+    let mut known = fields();
+    let out = whole(Shape::Object, &body, &mut known).unwrap();
+    assert!(!out.contains("c2VjcmV0"), "{out}");
+    assert!(known.asked.iter().all(|asked| asked == "bytes secret"));
+    let body = "{\"items\":[{\"data\":{\"k\":\"secret\"}}],\"data\":{\"k\":\"secret\"}}";
+    assert!(
+        !whole(Shape::Object, body, &mut fields())
+            .unwrap()
+            .contains("secret")
+    );
+}
+
+#[test]
+fn what_items_are_can_be_known_before() {
+    let body = "{\"apiVersion\":\"v1\",\"items\":[{\"data\":{\"k\":\"c2VjcmV0\"}}],\"kind\":\"SecretList\"}";
+    let mut fields = fields();
+    let of = schema::of_resource("v1", "secrets").unwrap();
+    let mut stream = Stream::new(Shape::List).of(of);
+    stream
+        .feed(&Bytes::from(body), &mut fields, &mut Vec::new())
+        .unwrap();
+    assert_eq!(fields.asked, ["bytes secret"]);
 }
 
 #[test]
