@@ -6,6 +6,7 @@
 
 pub mod json;
 mod outlet;
+pub mod protobuf;
 pub mod schema;
 #[cfg(test)]
 mod testing;
@@ -48,6 +49,14 @@ pub trait Fields {
 
     /// An element of a list: its place, and the text of its member `name` where it has one and [`NAMED`](Self::NAMED) asks for it.
     fn element(&mut self, at: Self::At, index: usize, name: Option<&str>) -> Self::At;
+
+    /// Whether something may be looked at in a member of a place whose name isn't known: a field of a newer server, in protobuf. `of`
+    /// is the place's type, which doesn't have it. It can be told from what is asked for by name when all of those names are members
+    /// of that type.
+    fn unnamed(&mut self, at: Self::At, of: schema::Type) -> bool {
+        let _ = of;
+        !self.passes(at)
+    }
 
     /// Whether nothing there or below is looked at: it is passed on unread.
     fn passes(&self, at: Self::At) -> bool;

@@ -64,6 +64,15 @@ impl Outlet {
         self.from = end;
     }
 
+    /// Passes this on in between, where no object is at hand.
+    pub(super) fn insert(&mut self, piece: &Bytes, at: usize, bytes: Bytes, out: &mut Vec<Bytes>) {
+        self.pass(piece, at, out);
+        if !self.made.is_empty() {
+            out.push(Bytes::from(std::mem::take(&mut self.made)));
+        }
+        out.push(bytes);
+    }
+
     /// The piece at hand ended. What belongs to no object is passed on.
     ///
     /// # Errors

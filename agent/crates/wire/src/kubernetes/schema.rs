@@ -212,7 +212,8 @@ impl Type {
         Self::one(Single::Message(Index(index)))
     }
 
-    fn fields(self) -> &'static [Field] {
+    /// All fields, where this is a message.
+    pub(super) fn fields(self) -> &'static [Field] {
         match (self.wrap, self.of) {
             (Wrap::One, Single::Message(index)) => TABLE
                 .messages

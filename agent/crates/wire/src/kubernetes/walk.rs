@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::schema::{Single, Type};
 use super::{Fields, LAST_APPLIED, MAX_DEPTH, Malformed, Replacement, Value, json};
 
-pub(super) use kinds::{Columns, Part};
+pub(super) use kinds::{Columns, Part, QUOTE_NOTHING, WITHHELD};
 pub(super) use told::Told;
 use told::{Index, Member};
 

@@ -10,7 +10,7 @@ pub(in super::super) const WITHHELD: &str = "withheld: it may quote a masked val
 pub(in super::super) const CELL: &str = "[masked]";
 
 /// Reasons of failures whose messages name objects and fields, but quote no values.
-const QUOTE_NOTHING: &[&str] = &[
+pub(in super::super) const QUOTE_NOTHING: &[&str] = &[
     "AlreadyExists",
     "Conflict",
     "Expired",
