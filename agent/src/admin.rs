@@ -51,6 +51,32 @@ struct Told {
 /// Of those, so many are told.
 const WARNINGS: usize = 20;
 
+/// What is served.
+pub(crate) trait Pages: Send + Sync {
+    /// In Prometheus' text format.
+    fn metrics(&self) -> Result<Vec<u8>, prometheus::Error>;
+
+    /// Whether it is ready, with a line for each condition.
+    fn readiness(&self) -> (bool, String);
+}
+
+/// The agent's.
+struct OfAgent {
+    metrics: Arc<Metrics>,
+    silence: Arc<Silence>,
+    warnings: Arc<Warnings>,
+}
+
+impl Pages for OfAgent {
+    fn metrics(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.metrics.text()
+    }
+
+    fn readiness(&self) -> (bool, String) {
+        readiness(&self.metrics, (self.silence)(), &(self.warnings)())
+    }
+}
+
 /// The server, on a thread of its own.
 pub struct Admin {
     address: SocketAddr,
@@ -71,15 +97,19 @@ impl Admin {
             masks: catalogs.missing(),
             certificates: certificates.supplies(),
         });
-        Self::serving(address, metrics, Arc::new(move || workers.silence()), warnings)
+        let silence = Arc::new(move || workers.silence());
+        Self::serving(
+            address,
+            Arc::new(OfAgent {
+                metrics,
+                silence,
+                warnings,
+            }),
+        )
     }
 
-    fn serving(
-        address: SocketAddr,
-        metrics: Arc<Metrics>,
-        silence: Arc<Silence>,
-        warnings: Arc<Warnings>,
-    ) -> Result<Self> {
+    /// The same for what isn't an agent.
+    pub(crate) fn serving(address: SocketAddr, pages: Arc<dyn Pages>) -> Result<Self> {
         let listener = std::net::TcpListener::bind(address)
             .with_context(|| format!("cannot serve metrics on {address}; choose another with --admin"))?;
         listener.set_nonblocking(true)?;
@@ -91,7 +121,7 @@ impl Admin {
             .build()?;
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, metrics, silence, warnings, stopped)))?;
+            .spawn(move || runtime.block_on(serve(listener, pages, stopped)))?;
         Ok(Self {
             address,
             stop,
@@ -114,13 +144,7 @@ impl Admin {
     }
 }
 
-async fn serve(
-    listener: std::net::TcpListener,
-    metrics: Arc<Metrics>,
-    silence: Arc<Silence>,
-    warnings: Arc<Warnings>,
-    stop: CancellationToken,
-) {
+async fn serve(listener: std::net::TcpListener, pages: Arc<dyn Pages>, stop: CancellationToken) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "metrics can't be served"),
@@ -138,11 +162,10 @@ async fn serve(
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
-        let (metrics, silence, warnings) =
-            (Arc::clone(&metrics), Arc::clone(&silence), Arc::clone(&warnings));
+        let pages = Arc::clone(&pages);
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &metrics, silence(), &*warnings);
+                let answer = answer(&request, &*pages);
                 async move { Ok::<_, Infallible>(answer) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
@@ -157,14 +180,9 @@ async fn serve(
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    metrics: &Metrics,
-    silence: Duration,
-    warnings: &Warnings,
-) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, pages: &dyn Pages) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => match metrics.text() {
+        (&Method::GET, "/metrics") => match pages.metrics() {
             Ok(text) => (StatusCode::OK, Bytes::from(text)),
             Err(error) => {
                 tracing::error!(%error, "metrics can't be written");
@@ -172,7 +190,10 @@ fn answer(
             }
         },
         (&Method::GET, "/healthz") => (StatusCode::OK, Bytes::from_static(b"ok\n")),
-        (&Method::GET, "/readyz") => readiness(metrics, silence, &warnings()),
+        (&Method::GET, "/readyz") => match pages.readiness() {
+            (true, text) => (StatusCode::OK, Bytes::from(text)),
+            (false, text) => (StatusCode::SERVICE_UNAVAILABLE, Bytes::from(text)),
+        },
         _ => (
             StatusCode::NOT_FOUND,
             Bytes::from_static(b"there are /metrics, /healthz and /readyz\n"),
@@ -184,7 +205,7 @@ fn answer(
 }
 
 /// A line for each condition, as Kubernetes' own components write them. One that only warns begins with `[!]`.
-fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (StatusCode, Bytes) {
+fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String) {
     let catalogs = &told.masks;
     let mut text = String::new();
     let mut ready = true;
@@ -254,12 +275,7 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (StatusCode, 
             catalogs.len() - WARNINGS
         ));
     }
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, Bytes::from(text))
+    (ready, text)
 }
 
 #[cfg(test)]
@@ -287,11 +303,16 @@ mod tests {
         let told = Arc::clone(&seconds);
         let admin = Admin::serving(
             "127.0.0.1:0".parse().unwrap(),
-            Arc::clone(&metrics),
-            Arc::new(move || Duration::from_secs(told.load(Ordering::Relaxed))),
-            Arc::new(|| Told {
-                masks: vec!["database \"a\": by names (coarser): so".to_owned()],
-                certificates: Vec::new(),
+            Arc::new(OfAgent {
+                metrics: Arc::clone(&metrics),
+                silence: Arc::new(move || Duration::from_secs(told.load(Ordering::Relaxed))),
+                warnings: Arc::new(|| Told {
+                    masks: vec!["database \"a\": by names (coarser): so".to_owned()],
+                    certificates: vec![
+                        ("api".to_owned(), Supply::Good),
+                        ("east".to_owned(), Supply::Ending("it ends in 9 s".to_owned())),
+                    ],
+                }),
             }),
         )
         .unwrap();
@@ -322,6 +343,12 @@ mod tests {
         let warned = get("/readyz");
         assert!(
             warned.starts_with("HTTP/1.1 200") && warned.contains("[!]masks: database \"a\": by names"),
+            "{warned}"
+        );
+        assert!(
+            warned.contains(
+                "[+]certificate:api ok\n[+]certificate:east ok\n[!]certificate:east: it ends in 9 s\n"
+            ),
             "{warned}"
         );
         for (gauge, told) in [
@@ -366,9 +393,11 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let admin = Admin::serving(
             "127.0.0.1:0".parse().unwrap(),
-            metrics,
-            silence,
-            Arc::new(Told::default),
+            Arc::new(OfAgent {
+                metrics,
+                silence,
+                warnings: Arc::new(Told::default),
+            }),
         )
         .unwrap();
         let mut silent: Vec<_> = (0..SCRAPES)

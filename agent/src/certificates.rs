@@ -90,16 +90,16 @@ impl Certificates {
         supplies
     }
 
-    /// Waits until there is a certificate for each, or so long. Blocks.
+    /// Waits as long as one is missing that may come by itself any moment, or so long. Blocks.
     pub fn wait(&self, at_most: Duration) {
         let until = Instant::now() + at_most;
-        let missing = || {
-            self.wanted
-                .borrow()
-                .iter()
-                .any(|issued| matches!(supply(issued), Supply::Missing(_)))
+        let coming = || {
+            self.wanted.borrow().iter().any(|issued| {
+                matches!(supply(issued), Supply::Missing(_))
+                    && matches!(issued.condition().state, "asking" | "unapproved" | "unsigned")
+            })
         };
-        while missing() && Instant::now() < until {
+        while coming() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod approver;
 mod doctor;
 mod record;
 mod run;
@@ -27,10 +28,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Approver(approver::Args),
     Doctor(doctor::Args),
     Record(record::Args),
     Run(run::Args),
     Sessions(sessions::Args),
+}
+
+impl Command {
+    /// What is logged unless BAILIFF_LOG says otherwise.
+    fn usual_log(&self) -> &'static str {
+        match self {
+            // What it approves is to be found again.
+            Self::Approver(_) => "warn,bailiff=info",
+            _ => "warn",
+        }
+    }
 }
 
 /// Runs what the command line asks for.
@@ -65,11 +78,12 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("BAILIFF_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(cli.command.usual_log())),
         )
         .with_writer(std::io::stderr)
         .init();
     let outcome = match cli.command {
+        Command::Approver(args) => approver::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Run(args) => run::run(&args),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod approver;
 pub mod attribution;
 pub mod catalog;
 pub mod certificates;

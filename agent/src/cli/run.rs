@@ -17,7 +17,7 @@ use crate::world::cluster::ClusterAccess;
 use crate::world::standalone::{Instance, Inventory, Sandbox, Signals, Workplace, code};
 
 /// How long the command waits for certificates that the cluster signs.
-const CERTIFICATES: Duration = Duration::from_secs(10);
+const CERTIFICATES: Duration = Duration::from_secs(5);
 
 /// How long sessions may go on after the command has ended.
 const GRACE: Duration = Duration::from_millis(500);
