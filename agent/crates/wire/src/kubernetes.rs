@@ -4,6 +4,7 @@
 //! A format's *stream* (`feed` and `finish`) takes an answer's body as it comes, finds the objects in it (one object, the items of a
 //! list, the events of a watch, the rows of a table) and holds no more of it than one of them.
 
+pub mod cbor;
 pub mod json;
 mod outlet;
 pub mod protobuf;

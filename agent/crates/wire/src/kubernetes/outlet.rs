@@ -26,7 +26,7 @@ impl Outlet {
         self.begun = Some(at);
     }
 
-    /// The object that ends here, as a whole.
+    /// The object that ends here, as a whole; or what came of it up to here.
     ///
     /// # Errors
     /// When it is too large.
@@ -40,6 +40,7 @@ impl Outlet {
             return Ok(new);
         }
         self.held.extend_from_slice(new);
+        (self.begun, self.from) = (Some(end), end);
         Ok(&self.held)
     }
 

@@ -68,7 +68,6 @@ pub(super) trait Syntax<'s> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Open {
     /// How many members or elements are left, where that is told in advance.
-    #[expect(dead_code, reason = "CBOR tells it")]
     pub(super) left: Option<u64>,
     /// Whether none was read yet.
     pub(super) first: bool,
@@ -92,7 +91,6 @@ pub(super) enum Leaf<'s> {
     Null,
     Text(Cow<'s, str>),
     /// What is written as bytes, whatever field it is.
-    #[expect(dead_code, reason = "CBOR has them")]
     Bytes(Cow<'s, [u8]>),
     /// A number, `true` or `false`, as in JSON.
     Scalar(Cow<'s, str>),
