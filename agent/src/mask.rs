@@ -1,6 +1,7 @@
 //! Applies mask plans and detectors to values.
 
 mod copy;
+mod field;
 mod key;
 mod kind;
 mod value;
@@ -16,6 +17,7 @@ use bailiff_wire::postgres::value::{Format, Part};
 use bailiff_wire::postgres::{DecodeError, build};
 
 pub(crate) use copy::CopyMask;
+pub(crate) use field::{FieldMasker, masked};
 use kind::{Kind, Shapes};
 use value::{Done, Kept, Scratch, Treatment};
 

@@ -154,6 +154,8 @@ pub struct RequestEnd {
     pub bytes_in: u64,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
+    /// Values masked in the answer.
+    pub masked: u64,
 }
 
 /// A session's end.

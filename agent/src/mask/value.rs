@@ -9,8 +9,9 @@ use bailiff_policy::{Detection, Found, MaskAction, PLACEHOLDER};
 use bailiff_wire::postgres::value::json::Scalar;
 use bailiff_wire::postgres::value::{Format, Malformed, Part, array, json, row};
 
+pub(super) use found::LEAST_NUMBER;
+use found::detect;
 pub(crate) use found::mask_text;
-use found::{LEAST_NUMBER, detect};
 use hash::{hash, put_hash};
 
 use super::key::Key;

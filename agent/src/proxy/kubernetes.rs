@@ -8,8 +8,10 @@ mod caller;
 mod connection;
 mod evidence;
 mod exchange;
+mod masking;
 mod status;
 mod switched;
 mod upstream;
+mod write;
 
 pub(crate) use connection::serve;

@@ -148,6 +148,7 @@ fn annotations(end: &RequestEnd) -> BTreeMap<&'static str, String> {
         ("bailiff.dev/bytes-in", end.bytes_in.to_string()),
         ("bailiff.dev/token", end.request.token.as_str().to_owned()),
         ("bailiff.dev/bytes-out", end.bytes_out.to_string()),
+        ("bailiff.dev/masked", end.masked.to_string()),
         (
             "bailiff.dev/chain",
             serde_json::to_string(&*session.chain).unwrap_or_default(),

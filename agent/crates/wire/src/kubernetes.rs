@@ -5,6 +5,7 @@
 //! list, the events of a watch, the rows of a table) and holds no more of it than one of them.
 
 pub mod cbor;
+mod format;
 pub mod json;
 mod outlet;
 pub mod protobuf;
@@ -15,6 +16,8 @@ mod walk;
 pub mod yaml;
 
 use std::fmt;
+
+pub use format::{Format, Stream, object};
 
 /// An object is held whole while it is looked at: up to so many bytes. etcd keeps none that is larger than 1.5 MiB, and the API
 /// server takes no request of more than 3 MiB; JSON is larger than what is kept.

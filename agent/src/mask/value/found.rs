@@ -137,7 +137,7 @@ impl Masker<'_, '_> {
 }
 
 /// Digits of the shortest number that a detector finds without separators.
-pub(super) const LEAST_NUMBER: usize = 12;
+pub(in crate::mask) const LEAST_NUMBER: usize = 12;
 
 /// Replaces what detectors find.
 pub(super) fn detect(detection: &Detection, text: &[u8], out: &mut Vec<u8>, found: &mut Vec<Found>) -> Done {

@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::evidence::Account;
+use super::masking::{Masked, Withheld};
 
 /// What a client gets.
 pub(super) enum Answer {
@@ -15,6 +16,8 @@ pub(super) enum Answer {
     Said(Full<Bytes>, Account),
     /// The API server's, as they come.
     Passed(Incoming, Account),
+    /// The API server's, with fields masked.
+    Masked(Box<Masked>, Account),
 }
 
 impl Answer {
@@ -25,32 +28,48 @@ impl Answer {
         }
         Self::Passed(body, account)
     }
+
+    fn account(&self) -> &Account {
+        match self {
+            Self::Said(_, account) | Self::Passed(_, account) | Self::Masked(_, account) => account,
+        }
+    }
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Withheld;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (frame, account) = match &mut *self {
-            Self::Said(body, account) => {
+    ) -> Poll<Option<Result<Frame<Bytes>, Withheld>>> {
+        let frame = match &mut *self {
+            Self::Said(body, _) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                (frame.map(|frame| frame.map_err(|never| match never {})), account)
+                frame.map(|frame| frame.map_err(|never| match never {}))
             }
-            Self::Passed(body, account) => (ready!(Pin::new(body).poll_frame(cx)), account),
+            Self::Passed(body, _) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                frame.map(|frame| frame.map_err(Withheld::Lost))
+            }
+            Self::Masked(body, account) => {
+                let frame = ready!(body.poll_next(cx));
+                account.masked(body.take_masked());
+                if let Some(Err(why)) = &frame {
+                    tracing::warn!(%why, "an answer was cut: what follows can't be masked");
+                }
+                frame
+            }
         };
+        let account = self.account();
         match &frame {
             Some(Ok(frame)) => account.answered(frame.data_ref().map_or(0, Bytes::len)),
             Some(Err(_)) => account.broke(),
             None => account.whole(),
         }
         // A body whose length is known isn't asked again after its last byte.
-        if let Self::Said(_, account) | Self::Passed(_, account) = &*self
-            && self.is_end_stream()
-        {
+        if !matches!(frame, Some(Err(_))) && self.is_end_stream() {
             account.whole();
         }
         Poll::Ready(frame)
@@ -60,6 +79,7 @@ impl Body for Answer {
         match self {
             Self::Said(body, _) => body.is_end_stream(),
             Self::Passed(body, _) => body.is_end_stream(),
+            Self::Masked(body, _) => body.is_done(),
         }
     }
 
@@ -67,6 +87,7 @@ impl Body for Answer {
         match self {
             Self::Said(body, _) => body.size_hint(),
             Self::Passed(body, _) => body.size_hint(),
+            Self::Masked(..) => SizeHint::default(),
         }
     }
 }

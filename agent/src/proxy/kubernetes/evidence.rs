@@ -39,6 +39,7 @@ struct Open {
     status: Cell<u16>,
     answered: Cell<u64>,
     carried: Cell<u64>,
+    masked: Cell<u64>,
     outcome: Cell<RequestOutcome>,
 }
 
@@ -102,6 +103,7 @@ impl Account {
             status: Cell::new(0),
             answered: Cell::new(0),
             carried: Cell::new(0),
+            masked: Cell::new(0),
             outcome: Cell::new(RequestOutcome::Unanswered),
         }))
     }
@@ -151,6 +153,13 @@ impl Account {
         self.0.answered.set(self.0.answered.get() + bytes as u64);
     }
 
+    /// Counts values that were masked.
+    pub(super) fn masked(&self, values: u64) {
+        let metrics = &self.0.connection.shared.options.metrics;
+        metrics.masked_values.inc_by(values);
+        self.0.masked.set(self.0.masked.get() + values);
+    }
+
     /// Says that the answer is whole.
     pub(super) fn whole(&self) {
         self.0.outcome.set(RequestOutcome::Whole);
@@ -190,6 +199,7 @@ impl Drop for Open {
             outcome: self.outcome.get(),
             bytes_in: asked,
             bytes_out: self.answered.get(),
+            masked: self.masked.get(),
         };
         shared.recorder.borrow_mut().push(Event::Request(Box::new(end)));
     }

@@ -1,9 +1,10 @@
 //! One request: from its headers to a verdict, and to the answer.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
-use bailiff_policy::type_request;
+use bailiff_policy::{FieldMasks, type_request};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -13,9 +14,11 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use super::answer::Answer;
 use super::connection::{Connection, Version};
 use super::evidence::Account;
+use super::masking::{Masked, Told};
 use super::status::{Form, Status};
 use super::switched::Far;
-use super::upstream::{Begun, Failure};
+use super::upstream::{Begun, Failure, Sent};
+use super::{masking, write};
 
 /// Answers a request: by the API server where policy allows it, otherwise by the agent.
 pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Response<Answer> {
@@ -44,6 +47,16 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
     };
     address(&mut request, connection);
     account.passes();
+    let request = match ruling.fields() {
+        None => request.map(Sent::Passed),
+        Some(masks) => {
+            masking::ask(request.headers_mut());
+            match write::look(connection, account.request(), masks, request).await {
+                Ok(request) => request,
+                Err(status) => return say(&status, form, account),
+            }
+        }
+    };
     match connection.upstream.forward(permit, connection, request).await {
         Ok(Begun { mut response, parted }) => {
             account.began(response.status().as_u16());
@@ -58,7 +71,10 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
             if connection.version == Version::Http2 {
                 response.headers_mut().remove("connection");
             }
-            response.map(|body| Answer::passed(body, account))
+            match ruling.fields() {
+                None => response.map(|body| Answer::passed(body, account)),
+                Some(masks) => masked(masks, response, form, account).await,
+            }
         }
         Err(Failure::Denied(denial)) => {
             let status = Status::forbidden(account.request(), account.doubt(), &denial);
@@ -74,6 +90,30 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
             say(&Status::lost(), form, account)
         }
     }
+}
+
+/// An answer with fields masked, or why it is none.
+async fn masked(
+    masks: &Arc<FieldMasks>,
+    response: Response<Incoming>,
+    form: Form,
+    account: Account,
+) -> Response<Answer> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS || response.body().is_end_stream() {
+        return response.map(|body| Answer::passed(body, account));
+    }
+    let Some(told) = Told::of(account.request(), &response) else {
+        let code = response.status();
+        return say(&Status::unmaskable(code), form, account);
+    };
+    let (head, mut body) = Masked::new(told, masks, response).into_parts();
+    if told.begins()
+        && let Err(why) = body.begin().await
+    {
+        tracing::warn!(%why, "an answer was withheld: its fields can't be masked");
+        return say(&Status::withheld(&why.to_string()), form, account);
+    }
+    Response::from_parts(head, Answer::Masked(Box::new(body), account))
 }
 
 /// What is no API request, or could be read in two ways.

@@ -24,7 +24,7 @@ pub(super) struct Status {
     message: String,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Details>,
+    details: Option<Box<Details>>,
     code: u16,
     /// Whether the request surely had no effect, so that it may be sent again.
     #[serde(skip)]
@@ -99,7 +99,7 @@ impl Status {
         });
         let message = format!("{what}: {} ({})", denial.message, denial.reason);
         Self {
-            details: Some(details),
+            details: Some(Box::new(details)),
             ..Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
         }
     }
@@ -109,13 +109,53 @@ impl Status {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", why.to_owned())
     }
 
+    /// What is written can't be taken, and why.
+    pub(super) fn invalid(why: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", why.to_owned())
+    }
+
+    /// The object isn't as it was.
+    pub(super) fn conflict(why: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", why.to_owned())
+    }
+
+    /// What is written is in a format that can't be looked at.
+    pub(super) fn unsupported(why: &str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            why.to_owned(),
+        )
+    }
+
+    /// What is written is larger than so many bytes.
+    pub(super) fn too_large(most: usize) -> Self {
+        let why = format!("the request is larger than {most} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", why)
+    }
+
+    /// The answer is in a format that can't be looked at. Errors keep their code.
+    pub(super) fn unmaskable(code: StatusCode) -> Self {
+        let why = "fields of this resource are masked, and the answer is in a format that can't be looked at";
+        if code.is_success() || code.is_redirection() {
+            return Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", why.to_owned());
+        }
+        Self::new(code, "", format!("the API server refused the request; {why}"))
+    }
+
+    /// The answer can't be masked; what the request did isn't undone.
+    pub(super) fn withheld(why: &str) -> Self {
+        let why = format!("the API server's answer is withheld, since its fields can't be masked: {why}");
+        Self::new(StatusCode::BAD_GATEWAY, "ServiceUnavailable", why)
+    }
+
     /// The API server can't be reached, and didn't get the request.
     pub(super) fn unreachable(why: &str) -> Self {
         Self {
-            details: Some(Details {
+            details: Some(Box::new(Details {
                 retry_after_seconds: Some(1),
                 ..Details::default()
-            }),
+            })),
             again: true,
             ..Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

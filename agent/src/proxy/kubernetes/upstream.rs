@@ -1,11 +1,15 @@
 //! The API server's side. What a request asks leaves only with its [`Permit`].
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bailiff_model::OriginalDst;
 use bailiff_policy::{Denial, Permit};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,6 +38,51 @@ pub(super) enum Failure {
     Lost(hyper::Error),
 }
 
+/// A request's body.
+pub(super) enum Sent {
+    /// As it comes from the client.
+    Passed(Incoming),
+    /// What was looked at before.
+    Whole(Full<Bytes>),
+}
+
+impl Sent {
+    pub(super) fn whole(body: Bytes) -> Self {
+        Self::Whole(Full::new(body))
+    }
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Passed(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Passed(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Passed(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+        }
+    }
+}
+
 /// An answer that has begun, and, over HTTP/1.1, the connection where it stops to speak HTTP.
 pub(super) struct Begun {
     pub(super) response: Response<Incoming>,
@@ -49,8 +98,8 @@ pub(super) struct Upstream {
 }
 
 enum Link {
-    Http1(http1::SendRequest<Incoming>, Option<oneshot::Receiver<Carried>>),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(http1::SendRequest<Sent>, Option<oneshot::Receiver<Carried>>),
+    Http2(http2::SendRequest<Sent>),
 }
 
 impl Link {
@@ -79,7 +128,7 @@ impl Upstream {
         &self,
         permit: Permit,
         connection: &Connection,
-        mut request: Request<Incoming>,
+        mut request: Request<Sent>,
     ) -> Result<Begun, Failure> {
         drop(permit);
         let mut tried = false;

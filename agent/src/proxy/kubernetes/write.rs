@@ -1,0 +1,235 @@
+//! What clients write back: a masked value that comes back stands for the one that it hides, which must neither be lost nor be
+//! written somewhere else.
+//!
+//! A body is held whole and walked as answers are. Where it has values in masked fields, the object is read once more, with the
+//! caller's own headers, and each value that equals the mask of the one in the same place becomes that one again. The object that
+//! was read is pinned by its `resourceVersion`, so that nothing but it can be written. What remains of placeholders is refused.
+
+mod json_patch;
+mod restore;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bailiff_model::{ApiRequest, ApiSubject, ApiVerb};
+use bailiff_policy::{FieldMasks, type_request};
+use bailiff_wire::kubernetes::schema::{self, Type};
+use bailiff_wire::kubernetes::{Format, Malformed, object};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
+use hyper::{Method, Request, StatusCode, Version};
+
+use self::restore::{Originals, Restorer};
+use super::connection::Connection;
+use super::status::Status;
+use super::upstream::{Begun, Sent};
+
+/// Bytes of a body that are looked at: what the API server itself takes. (`MaxRequestBodyBytes`.)
+const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// Bytes of an object that is read to restore what a client writes back.
+const MAX_ORIGINAL: usize = 16 * 1024 * 1024;
+
+/// How a patch says what it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A whole object.
+    Object,
+    /// A part of one: a merge patch, or what is applied.
+    Part,
+    /// Operations one after another.
+    Operations,
+}
+
+/// Looks at what a request writes, and returns it as it may go on.
+pub(super) async fn look(
+    connection: &Rc<Connection>,
+    asked: &ApiRequest,
+    masks: &Arc<FieldMasks>,
+    request: Request<Incoming>,
+) -> Result<Request<Sent>, Status> {
+    let (mut head, body) = request.into_parts();
+    if !matches!(asked.verb, ApiVerb::Create | ApiVerb::Update | ApiVerb::Patch) {
+        // Options of a delete; nothing of it is kept.
+        return Ok(Request::from_parts(head, Sent::Passed(body)));
+    }
+    if head.headers.contains_key("content-encoding") {
+        return Err(unsupported("a body with a Content-Encoding can't be looked at"));
+    }
+    let body = whole(body, MAX_BODY).await?;
+    let (kind, mut format) = form(&head.headers).ok_or_else(|| {
+        unsupported("fields of this resource are masked, so that what is written to it must be JSON, YAML, protobuf or CBOR")
+    })?;
+    // JSON is YAML, and what most clients apply.
+    if format == Format::Yaml && body.trim_ascii_start().first() == Some(&b'{') {
+        format = Format::Json;
+    }
+    if kind == Kind::Operations {
+        json_patch::check(&body, masks)?;
+        return Ok(Request::from_parts(head, Sent::whole(body)));
+    }
+    let creates = asked.verb == ApiVerb::Create;
+    let mut written = Restorer::over(masks, asked, None);
+    walk(format, None, &body, &mut written)?;
+    if !written.touches_masked() {
+        written.check_placeholders(creates)?;
+        return Ok(Request::from_parts(head, Sent::whole(body)));
+    }
+    if creates {
+        written.check_placeholders(true)?;
+        return Ok(Request::from_parts(head, Sent::whole(body)));
+    }
+    let Some(originals) = read(connection, masks, &head).await? else {
+        written.check_placeholders(false)?;
+        return Ok(Request::from_parts(head, Sent::whole(body)));
+    };
+    let mut restorer = Restorer::over(masks, asked, Some(&originals));
+    // A part of an object doesn't say of which kind it is.
+    let of = originals
+        .kind()
+        .and_then(|(version, kind)| schema::lookup(version, kind));
+    let mut restored = walk(format, of, &body, &mut restorer)?.unwrap_or_else(|| body.clone());
+    restorer.check_placeholders(false)?;
+    if restorer.restored() == 0 {
+        return Ok(Request::from_parts(head, Sent::whole(body)));
+    }
+    restorer.check_lists()?;
+    if !restorer.is_pinned(&originals)? {
+        if kind != Kind::Part || format != Format::Json {
+            return Err(Status::invalid(
+                "the object carries masked values and no metadata.resourceVersion, so that it can't be told what they stand for; write it with the resourceVersion that it was read with",
+            ));
+        }
+        restored = restore::pin(&restored, &originals)?;
+    }
+    head.headers.remove(TRANSFER_ENCODING);
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(restored.len()));
+    }
+    Ok(Request::from_parts(head, Sent::whole(restored)))
+}
+
+/// Walks one object, and returns what it became where that's something else.
+fn walk(
+    format: Format,
+    of: Option<Type>,
+    body: &[u8],
+    fields: &mut Restorer<'_>,
+) -> Result<Option<Bytes>, Status> {
+    let mut out = Vec::new();
+    match object(format, of, body, fields, &mut out) {
+        Ok(changed) => Ok(changed.then(|| Bytes::from(out))),
+        Err(Malformed::Kind) => Err(unsupported(
+            "fields of this resource are masked, and its kind isn't known in this format; write it as JSON",
+        )),
+        Err(why) => Err(Status::bad_request(&format!(
+            "what is written can't be looked at: {why}"
+        ))),
+    }
+}
+
+/// What the body is, by its Content-Type.
+fn form(headers: &HeaderMap) -> Option<(Kind, Format)> {
+    let told = headers
+        .get(CONTENT_TYPE)
+        .map(|value| value.to_str().unwrap_or("?"));
+    // Without one the server takes it for JSON.
+    let told = told.unwrap_or("application/json");
+    let media = told.split(';').next().unwrap_or_default().trim();
+    Some(match media.to_ascii_lowercase().as_str() {
+        "application/json" => (Kind::Object, Format::Json),
+        "application/yaml" => (Kind::Object, Format::Yaml),
+        "application/vnd.kubernetes.protobuf" => (Kind::Object, Format::Protobuf),
+        "application/cbor" => (Kind::Object, Format::Cbor),
+        "application/json-patch+json" => (Kind::Operations, Format::Json),
+        "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
+            (Kind::Part, Format::Json)
+        }
+        // Most clients write JSON, which is YAML.
+        "application/apply-patch+yaml" => (Kind::Part, Format::Yaml),
+        "application/apply-patch+cbor" => (Kind::Part, Format::Cbor),
+        _ => return None,
+    })
+}
+
+/// The object as it is now, read as the caller, where the caller may read it.
+async fn read(
+    connection: &Rc<Connection>,
+    masks: &Arc<FieldMasks>,
+    head: &hyper::http::request::Parts,
+) -> Result<Option<Originals>, Status> {
+    let mut parts = head.uri.clone().into_parts();
+    parts.path_and_query = head.uri.path().parse().ok();
+    let Ok(uri) = hyper::Uri::from_parts(parts) else {
+        return Ok(None);
+    };
+    let typed = type_request("GET", head.uri.path(), false);
+    let mut asked = typed.request;
+    asked.token = connection.caller.of(&head.headers).state;
+    if !matches!(asked.subject, ApiSubject::Resource(_)) {
+        return Ok(None);
+    }
+    let ruling = connection.decider.borrow_mut().decide(&asked);
+    let Some(permit) = ruling.permit() else {
+        return Ok(None);
+    };
+    let mut request = Request::new(Sent::whole(Bytes::new()));
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_11;
+    for (name, value) in &head.headers {
+        let who = matches!(name.as_str(), "authorization" | "host" | "user-agent")
+            || name.as_str().starts_with("impersonate-");
+        if who {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    request
+        .headers_mut()
+        .insert(ACCEPT, HeaderValue::from_static("application/json"));
+    request
+        .headers_mut()
+        .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let Ok(Begun { response, .. }) = connection.upstream.forward(permit, connection, request).await else {
+        return Err(Status::unreachable(
+            "the API server can't be asked what the masked values in this request stand for; nothing was written",
+        ));
+    };
+    let is_json = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/json"));
+    let (status, body) = (response.status(), response.into_body());
+    let Ok(body) = whole(body, MAX_ORIGINAL).await else {
+        return Ok(None);
+    };
+    if status != StatusCode::OK || !is_json {
+        return Ok(None);
+    }
+    Ok(Originals::of(&body, masks))
+}
+
+async fn whole(body: Incoming, most: usize) -> Result<Bytes, Status> {
+    let mut held = BytesMut::new();
+    let mut body = std::pin::pin!(Limited::new(body, most));
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => held.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Status::too_large(most));
+            }
+            Err(_) => return Err(Status::bad_request("the request's body broke off")),
+        }
+    }
+    Ok(held.freeze())
+}
+
+fn unsupported(why: &str) -> Status {
+    Status::unsupported(why)
+}
