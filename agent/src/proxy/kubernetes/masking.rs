@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bailiff_model::{ApiRequest, ApiVerb};
+use bailiff_model::{ApiRequest, ApiSubject, ApiVerb};
 use bailiff_policy::FieldMasks;
+use bailiff_wire::kubernetes::schema::{self, Type};
 use bailiff_wire::kubernetes::{Format, Malformed, Shape, Stream};
 use bytes::Bytes;
 use flate2::write::GzDecoder;
@@ -61,6 +62,8 @@ pub(super) struct Told {
     shape: Shape,
     packed: bool,
     reads: bool,
+    /// The type of the resource's objects.
+    of: Type,
 }
 
 impl Told {
@@ -85,6 +88,7 @@ impl Told {
             format,
             shape,
             packed,
+            of: type_of(asked),
             reads: matches!(asked.verb, ApiVerb::Get | ApiVerb::List | ApiVerb::Watch),
         })
     }
@@ -93,6 +97,23 @@ impl Told {
     pub(super) fn begins(self) -> bool {
         self.shape != Shape::Watch
     }
+}
+
+/// The type of the objects that a request is about, where it's a built-in one.
+pub(super) fn type_of(asked: &ApiRequest) -> Type {
+    let ApiSubject::Resource(resource) = &asked.subject else {
+        return Type::UNKNOWN;
+    };
+    // A subresource's objects may be of another kind, and say so.
+    if resource.subresource.is_some() {
+        return Type::UNKNOWN;
+    }
+    let version = if resource.group.is_empty() {
+        resource.version.clone()
+    } else {
+        format!("{}/{}", resource.group, resource.version)
+    };
+    schema::of_resource(&version, &resource.resource).unwrap_or(Type::UNKNOWN)
 }
 
 /// An answer's body on its way through the masks.
@@ -124,7 +145,7 @@ impl Masked {
         let masked = Self {
             body,
             unpack: told.packed.then(|| Box::new(GzDecoder::new(Vec::new()))),
-            stream: Stream::new(told.format, told.shape),
+            stream: Stream::new(told.format, told.shape, told.of),
             masker: FieldMasker::new(Arc::clone(masks), !told.reads),
             ready: VecDeque::new(),
             made: Vec::new(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bailiff_model::{ApiRequest, ApiSubject, ApiVerb};
 use bailiff_policy::{FieldMasks, type_request};
-use bailiff_wire::kubernetes::schema::{self, Type};
+use bailiff_wire::kubernetes::schema::Type;
 use bailiff_wire::kubernetes::{Format, Malformed, object};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Limited};
@@ -25,6 +25,7 @@ use hyper::{Method, Request, StatusCode, Version};
 
 use self::restore::{Originals, Restorer};
 use super::connection::Connection;
+use super::masking::type_of;
 use super::status::Status;
 use super::upstream::{Begun, Sent};
 
@@ -73,8 +74,10 @@ pub(super) async fn look(
         return Ok(Request::from_parts(head, Sent::whole(body)));
     }
     let creates = asked.verb == ApiVerb::Create;
+    // A part of an object doesn't say of which kind it is.
+    let of = Some(type_of(asked)).filter(|of| !of.is_unknown());
     let mut written = Restorer::over(masks, asked, None);
-    walk(format, None, &body, &mut written)?;
+    walk(format, of, &body, &mut written)?;
     if !written.touches_masked() {
         written.check_placeholders(creates)?;
         return Ok(Request::from_parts(head, Sent::whole(body)));
@@ -88,10 +91,6 @@ pub(super) async fn look(
         return Ok(Request::from_parts(head, Sent::whole(body)));
     };
     let mut restorer = Restorer::over(masks, asked, Some(&originals));
-    // A part of an object doesn't say of which kind it is.
-    let of = originals
-        .kind()
-        .and_then(|(version, kind)| schema::lookup(version, kind));
     let mut restored = walk(format, of, &body, &mut restorer)?.unwrap_or_else(|| body.clone());
     restorer.check_placeholders(false)?;
     if restorer.restored() == 0 {

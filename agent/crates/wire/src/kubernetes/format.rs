@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::schema::Type;
-use super::{Fields, Malformed, Shape, json};
+use super::{Fields, Malformed, Shape, json, protobuf, yaml};
 
 /// How objects are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,9 @@ pub fn object<F: Fields>(
 ) -> Result<bool, Malformed> {
     match format {
         Format::Json => json::object(bytes, of, fields, out),
-        Format::Yaml | Format::Protobuf | Format::Cbor => Err(Malformed::Kind),
+        Format::Yaml => yaml::object(bytes, of, fields, out),
+        Format::Protobuf => protobuf::body(bytes, of.unwrap_or(Type::UNKNOWN), fields, out),
+        Format::Cbor => Err(Malformed::Kind),
     }
 }
 
@@ -57,17 +59,23 @@ pub fn object<F: Fields>(
 pub enum Stream {
     /// In JSON.
     Json(json::Stream),
+    /// In YAML.
+    Yaml(yaml::Stream),
+    /// In protobuf.
+    Protobuf(protobuf::Stream),
     /// In a format of which nothing is passed on.
     Closed,
 }
 
 impl Stream {
-    /// Begins a body.
+    /// Begins a body of this shape. Objects are of type `of` where they don't say it of themselves before.
     #[must_use]
-    pub fn new(format: Format, shape: Shape) -> Self {
+    pub fn new(format: Format, shape: Shape, of: Type) -> Self {
         match format {
-            Format::Json => Self::Json(json::Stream::new(shape)),
-            Format::Yaml | Format::Protobuf | Format::Cbor => Self::Closed,
+            Format::Json => Self::Json(json::Stream::new(shape).of(of)),
+            Format::Yaml => Self::Yaml(yaml::Stream::new(shape).of(of)),
+            Format::Protobuf => Self::Protobuf(protobuf::Stream::new(shape)),
+            Format::Cbor => Self::Closed,
         }
     }
 
@@ -83,6 +91,8 @@ impl Stream {
     ) -> Result<(), Malformed> {
         match self {
             Self::Json(stream) => stream.feed(chunk, fields, out),
+            Self::Yaml(stream) => stream.feed(chunk, fields, out),
+            Self::Protobuf(stream) => stream.feed(chunk, fields, out),
             Self::Closed => Err(Malformed::Kind),
         }
     }
@@ -91,9 +101,11 @@ impl Stream {
     ///
     /// # Errors
     /// When it ended in the middle of something.
-    pub fn finish<F: Fields>(&mut self, _fields: &mut F, _out: &mut Vec<Bytes>) -> Result<(), Malformed> {
+    pub fn finish<F: Fields>(&mut self, fields: &mut F, out: &mut Vec<Bytes>) -> Result<(), Malformed> {
         match self {
-            Self::Json(stream) => stream.finish(),
+            Self::Json(stream) => stream.finish(fields, out),
+            Self::Yaml(stream) => stream.finish(fields, out),
+            Self::Protobuf(stream) => stream.finish(),
             Self::Closed => Err(Malformed::Kind),
         }
     }

@@ -15,8 +15,6 @@ const MAX_PLACES: usize = 500_000;
 /// An object as it is, as far as it's masked.
 pub(in super::super) struct Originals {
     nodes: Vec<Node>,
-    api_version: Option<String>,
-    kind: Option<String>,
     pub(super) uid: Option<String>,
     pub(super) resource_version: Option<String>,
     overfull: bool,
@@ -44,8 +42,6 @@ pub(super) struct Hidden {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Root,
-    ApiVersion,
-    Kind,
     Metadata,
     Uid,
     ResourceVersion,
@@ -59,8 +55,6 @@ impl Role {
     pub(super) fn member(self, key: &str) -> Self {
         match (self, key) {
             (Self::Root, "metadata") => Self::Metadata,
-            (Self::Root, "apiVersion") => Self::ApiVersion,
-            (Self::Root, "kind") => Self::Kind,
             (Self::Metadata, "uid") => Self::Uid,
             (Self::Metadata, "resourceVersion") => Self::ResourceVersion,
             (Self::Metadata, "annotations") => Self::Annotations,
@@ -82,8 +76,6 @@ impl Originals {
             root: masks.root(None, None),
             originals: Self {
                 nodes: vec![Node::default(), Node::default()],
-                api_version: None,
-                kind: None,
                 uid: None,
                 resource_version: None,
                 overfull: false,
@@ -93,11 +85,6 @@ impl Originals {
         let originals = reader.originals;
         (!originals.overfull && originals.uid.is_some() && originals.resource_version.is_some())
             .then_some(originals)
-    }
-
-    /// What the object is, as `apiVersion` and `kind`.
-    pub(in super::super) fn kind(&self) -> Option<(&str, &str)> {
-        Some((self.api_version.as_deref()?, self.kind.as_deref()?))
     }
 
     pub(super) fn node(&self, at: u32) -> Option<&Node> {
@@ -209,8 +196,6 @@ impl Fields for Reader {
         match at.role {
             Role::Uid => self.originals.uid = text(value),
             Role::ResourceVersion => self.originals.resource_version = text(value),
-            Role::ApiVersion => self.originals.api_version = text(value),
-            Role::Kind => self.originals.kind = text(value),
             _ => {
                 let shown = masked(&self.masks.treatment(at.place), value)?;
                 let hidden = Hidden {
