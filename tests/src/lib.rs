@@ -15,6 +15,7 @@ mod kernel_lab;
 mod kernel_wire;
 mod lab;
 mod machine;
+pub mod masked;
 mod neighbours;
 mod noise;
 mod pgbouncer;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::schema::Type;
-use super::{Fields, Malformed, Shape, json, protobuf, yaml};
+use super::{Fields, Malformed, Shape, cbor, json, protobuf, yaml};
 
 /// How objects are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub fn object<F: Fields>(
         Format::Json => json::object(bytes, of, fields, out),
         Format::Yaml => yaml::object(bytes, of, fields, out),
         Format::Protobuf => protobuf::body(bytes, of.unwrap_or(Type::UNKNOWN), fields, out),
-        Format::Cbor => Err(Malformed::Kind),
+        Format::Cbor => cbor::object(bytes, of, fields, out),
     }
 }
 
@@ -63,8 +63,8 @@ pub enum Stream {
     Yaml(yaml::Stream),
     /// In protobuf.
     Protobuf(protobuf::Stream),
-    /// In a format of which nothing is passed on.
-    Closed,
+    /// In CBOR.
+    Cbor(cbor::Stream),
 }
 
 impl Stream {
@@ -75,7 +75,7 @@ impl Stream {
             Format::Json => Self::Json(json::Stream::new(shape).of(of)),
             Format::Yaml => Self::Yaml(yaml::Stream::new(shape).of(of)),
             Format::Protobuf => Self::Protobuf(protobuf::Stream::new(shape)),
-            Format::Cbor => Self::Closed,
+            Format::Cbor => Self::Cbor(cbor::Stream::new(shape).of(of)),
         }
     }
 
@@ -93,7 +93,7 @@ impl Stream {
             Self::Json(stream) => stream.feed(chunk, fields, out),
             Self::Yaml(stream) => stream.feed(chunk, fields, out),
             Self::Protobuf(stream) => stream.feed(chunk, fields, out),
-            Self::Closed => Err(Malformed::Kind),
+            Self::Cbor(stream) => stream.feed(chunk, fields, out),
         }
     }
 
@@ -106,7 +106,7 @@ impl Stream {
             Self::Json(stream) => stream.finish(fields, out),
             Self::Yaml(stream) => stream.finish(fields, out),
             Self::Protobuf(stream) => stream.finish(),
-            Self::Closed => Err(Malformed::Kind),
+            Self::Cbor(stream) => stream.finish(fields, out),
         }
     }
 }
