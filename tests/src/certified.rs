@@ -18,6 +18,9 @@ use crate::{ApiLab, Cluster, Running, bailiff, can_be_root, is_root};
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A connection with TLS.
+pub type Encrypted = rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>;
+
 /// A namespace whose service account `bailiff-agent` has the rights that `deploy/agent.yaml` gives an agent, and pods behind an agent
 /// whose target asks the cluster for its certificate.
 #[derive(Debug)]
@@ -162,9 +165,8 @@ impl Certified {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// What a client in the pod `agent` is shown that dials the Service's address and trusts the cluster's CA: the certificate, in DER.
-    /// `None` where the handshake fails.
-    pub fn shown(&self, agent: &Running, name: &str) -> Result<Option<Vec<u8>>> {
+    /// A client in the pod `agent` that dials the Service's address and trusts the cluster's CA. `None` where the handshake fails.
+    pub fn connect(&self, agent: &Running, name: &str) -> Result<Option<Encrypted>> {
         let service = self.cluster.service()?;
         let mut socket = agent.dial(&service.ip().to_string(), service.port())?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -182,7 +184,15 @@ impl Certified {
                 return Ok(None);
             }
         }
-        let chain = tls.peer_certificates().context("no certificate")?;
+        Ok(Some(rustls::StreamOwned::new(tls, socket)))
+    }
+
+    /// The certificate that such a client is shown, in DER. `None` where the handshake fails.
+    pub fn shown(&self, agent: &Running, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(connected) = self.connect(agent, name)? else {
+            return Ok(None);
+        };
+        let chain = connected.conn.peer_certificates().context("no certificate")?;
         Ok(chain.first().map(|leaf| leaf.as_ref().to_vec()))
     }
 

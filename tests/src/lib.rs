@@ -34,7 +34,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use api::ApiLab;
 pub use certificates::Authority;
-pub use certified::{Approver, Certified};
+pub use certified::{Approver, Certified, Encrypted};
 pub use client::{Client, Message, message, say};
 pub use cluster::{Cluster, ClusterOptions};
 pub use compared::{Compared, Same, client_program};

@@ -124,6 +124,11 @@ fn fits(request: &CertificateSigningRequest, rules: &Rules<'_>) -> Result<String
     }
     let info = &read.certification_request_info;
     key(&info.subject_pki)?;
+    if encoded(info.raw, &read.signature_value.data) != der {
+        return Err(malformed(
+            "it isn't encoded as DER wants it, or isn't signed by ECDSA with SHA-256",
+        ));
+    }
     if read.verify_signature().is_err() {
         return Err((
             "Signature",
@@ -211,6 +216,32 @@ fn der(pem: &[u8]) -> Option<Vec<u8>> {
     }
     let (rest, read) = x509_parser::pem::parse_x509_pem(text.as_bytes()).ok()?;
     (rest.iter().all(u8::is_ascii_whitespace) && read.label == "CERTIFICATE REQUEST").then_some(read.contents)
+}
+
+/// What surrounds the part that is signed has one form: what reads it in another might read something else.
+/// Source: RFC 2986, section 4.2, `CertificationRequest`.
+fn encoded(signed: &[u8], signature: &[u8]) -> Vec<u8> {
+    const ECDSA_WITH_SHA256: [u8; 12] = [
+        0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+    ];
+    let tagged = |tag: u8, content: &[u8]| {
+        let length = content.len().to_be_bytes();
+        let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
+        let mut out = vec![tag];
+        match length.as_slice() {
+            [] => out.push(0),
+            [short @ 0..=0x7f] => out.push(*short),
+            long => {
+                out.push(0x80 | u8::try_from(long.len()).unwrap_or_default());
+                out.extend(long);
+            }
+        }
+        out.extend(content);
+        out
+    };
+    // No bit of the last byte is unused.
+    let signature = tagged(0x03, &[&[0], signature].concat());
+    tagged(0x30, &[signed, &ECDSA_WITH_SHA256, &signature].concat())
 }
 
 /// P-256, as agents make.

@@ -297,3 +297,39 @@ impl Asking<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_one_is_asked_for_before_the_end_and_never_at_once() {
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let ends = i64::try_from(since.as_secs()).unwrap_or_default() + 1001;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let at = renewal(now, ends).duration_since(now).unwrap_or_default();
+            assert!(
+                (Duration::from_secs(700)..Duration::from_secs(801)).contains(&at),
+                "{at:?}"
+            );
+            seen.insert(at);
+        }
+        assert!(seen.len() > 10, "nodes that began together would ask together");
+        for ended in [0, -5, ends - 1001, ends - 2000] {
+            assert!(renewal(now, ended) >= now + ASKED_AGAIN.0);
+        }
+    }
+
+    #[test]
+    fn pauses_are_spread_and_bounded() {
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_secs(100));
+            assert!(
+                (Duration::from_secs(75)..Duration::from_secs(125)).contains(&pause),
+                "{pause:?}"
+            );
+        }
+    }
+}

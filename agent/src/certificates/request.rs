@@ -58,7 +58,7 @@ pub(super) fn prefix(node: &str, target: &str) -> String {
 }
 
 /// A request for a certificate: its subject, its names, and the proof that the agent has the key.
-pub(super) fn pem(node: &str, names: &[String], key: &KeyPair) -> Result<String, rcgen::Error> {
+pub(crate) fn pem(node: &str, names: &[String], key: &KeyPair) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::new(names.to_vec())?;
     params.distinguished_name = DistinguishedName::new();
     params
@@ -68,4 +68,59 @@ pub(super) fn pem(node: &str, names: &[String], key: &KeyPair) -> Result<String,
         .distinguished_name
         .push(DnType::CommonName, format!("{COMMON_NAME}{node}"));
     params.serialize_request(key)?.pem()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition;
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str)], certificate: Option<&[u8]>) -> CertificateSigningRequestStatus {
+        CertificateSigningRequestStatus {
+            certificate: certificate.map(|bytes| ByteString(bytes.to_vec())),
+            conditions: Some(
+                conditions
+                    .iter()
+                    .map(|(kind, message)| CertificateSigningRequestCondition {
+                        type_: (*kind).to_owned(),
+                        message: Some((*message).to_owned()),
+                        ..CertificateSigningRequestCondition::default()
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    #[test]
+    fn how_far_a_request_has_come() {
+        assert_eq!(
+            progress(CertificateSigningRequestStatus::default()),
+            Progress::Open
+        );
+        assert_eq!(progress(status(&[("Approved", "")], None)), Progress::Approved);
+        assert_eq!(
+            progress(status(&[("Approved", "")], Some(b"pem"))),
+            Progress::Signed(b"pem".to_vec())
+        );
+        // What was signed and then denied isn't used.
+        assert_eq!(
+            progress(status(&[("Approved", ""), ("Denied", "a\nb")], Some(b"pem"))),
+            Progress::Denied(": ab".to_owned())
+        );
+        let Progress::Failed(because) =
+            progress(status(&[("Approved", ""), ("Failed", &"x".repeat(9000))], None))
+        else {
+            panic!("it has failed")
+        };
+        assert_eq!(because.len(), 2 + WORDS);
+    }
+
+    #[test]
+    fn names_of_objects_are_short_enough() {
+        let long = "n".repeat(253);
+        assert_eq!(prefix("worker-1", "api"), "bailiff-worker-1-api-");
+        assert!(prefix(&long, &long).len() < 200);
+    }
 }
