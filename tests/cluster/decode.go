@@ -43,7 +43,7 @@ func decodeAs(watch bool) error {
 	}
 	frames := protobuf.LengthDelimitedFramer.NewFrameReader(io.NopCloser(bytes.NewReader(data)))
 	events := streaming.NewDecoder(frames, protobuf.NewRawSerializer(scheme, scheme))
-	gvk := metav1.SchemeGroupVersion.WithKind(metav1.WatchEventKind)
+	gvk := metav1.Unversioned.WithKind(metav1.WatchEventKind)
 	for {
 		var event metav1.WatchEvent
 		if _, _, err := events.Decode(&gvk, &event); errors.Is(err, io.EOF) {

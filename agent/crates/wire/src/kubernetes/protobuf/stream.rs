@@ -125,11 +125,11 @@ impl Stream {
         self.outlet.end(chunk, out)
     }
 
-    /// The body ended.
+    /// The body ended. Nothing is left to pass on; other formats ask and pass on here.
     ///
     /// # Errors
     /// When it ended in the middle of something.
-    pub fn finish(&mut self) -> Result<(), Malformed> {
+    pub fn finish<F: Fields>(&mut self, _fields: &mut F, _out: &mut Vec<Bytes>) -> Result<(), Malformed> {
         match self.state {
             State::Watch | State::Begin | State::After if self.unit.head.is_empty() => Ok(()),
             // An envelope without content.

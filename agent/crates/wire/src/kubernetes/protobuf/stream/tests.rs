@@ -18,7 +18,7 @@ fn fed(mut stream: Stream, body: &[u8], cuts: &[usize], fields: &mut Paths) -> R
         stream.feed(&whole.slice(from..end), fields, &mut out)?;
         from = end;
     }
-    stream.finish()?;
+    stream.finish(fields, &mut out)?;
     Ok(out.concat())
 }
 
@@ -169,7 +169,7 @@ fn a_body_that_ends_too_early_is_refused() {
         stream.feed(&piece, &mut fields(), &mut out).unwrap();
         // Behind the prefix and behind what it is, there may be nothing in it.
         let empty = cut == 4 || cut == 4 + 2 + 16;
-        assert_eq!(stream.finish().is_ok(), empty, "{cut}");
+        assert_eq!(stream.finish(&mut fields(), &mut out).is_ok(), empty, "{cut}");
     }
 }
 
@@ -207,7 +207,7 @@ fn an_event_is_passed_on_when_it_is_there() {
         .feed(&Bytes::copy_from_slice(&watch[9..]), &mut fields(), &mut out)
         .unwrap();
     assert_eq!(told(&out.concat()).len(), 2);
-    stream.finish().unwrap();
+    stream.finish(&mut fields(), &mut Vec::new()).unwrap();
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn unchanged_pieces_are_not_copied() {
     stream
         .feed(&bytes, &mut Paths::new(&["metadata.labels.x"]), &mut out)
         .unwrap();
-    stream.finish().unwrap();
+    stream.finish(&mut fields(), &mut Vec::new()).unwrap();
     assert_eq!(out, std::slice::from_ref(&bytes));
     assert_eq!(out[0].as_ptr(), bytes.as_ptr());
 }
@@ -291,7 +291,7 @@ fn no_more_than_an_item_is_held() {
         passed = passed.max(out.iter().map(Bytes::len).sum());
         held = held.max(stream.unit.left.unwrap_or_default());
     }
-    stream.finish().unwrap();
+    stream.finish(&mut fields(), &mut Vec::new()).unwrap();
     assert!(held < 11_000 && seen == bytes.len());
 }
 
