@@ -105,7 +105,7 @@ impl Stream {
         match self {
             Self::Json(stream) => stream.finish(fields, out),
             Self::Yaml(stream) => stream.finish(fields, out),
-            Self::Protobuf(stream) => stream.finish(),
+            Self::Protobuf(stream) => stream.finish(fields, out),
             Self::Cbor(stream) => stream.finish(fields, out),
         }
     }
