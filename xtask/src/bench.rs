@@ -4,6 +4,7 @@ use anyhow::Result;
 
 mod costs;
 mod kernel;
+mod kubernetes;
 mod numbers;
 mod postgres;
 mod rig;
@@ -22,6 +23,7 @@ pub(crate) struct Args {
 enum What {
     Costs(costs::Args),
     Kernel(kernel::Args),
+    Kubernetes(kubernetes::Args),
     Postgres(postgres::Args),
 }
 
@@ -29,6 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Costs(args) => costs::run(args),
         What::Kernel(args) => kernel::run(args),
+        What::Kubernetes(args) => kubernetes::run(args),
         What::Postgres(args) => postgres::run(args),
     }
 }
