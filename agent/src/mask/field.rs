@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use bailiff_policy::{FieldMasks, FieldPlace, FieldTreatment, MaskAction, PLACEHOLDER};
+use bailiff_wire::kubernetes::schema::Type;
 use bailiff_wire::kubernetes::{Fields, Replacement, Value};
 use bailiff_wire::postgres::value::Format;
 
@@ -46,6 +47,10 @@ impl Fields for FieldMasker {
 
     fn element(&mut self, at: FieldPlace, _: usize, _: Option<&str>) -> FieldPlace {
         at
+    }
+
+    fn unnamed(&mut self, at: FieldPlace, of: Type) -> bool {
+        self.masks.unnamed(at, |name| !of.member(name).is_unknown())
     }
 
     fn passes(&self, at: FieldPlace) -> bool {

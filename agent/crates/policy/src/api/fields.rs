@@ -203,6 +203,16 @@ impl FieldMasks {
         at.open == [0; MAX_STEPS / 64]
     }
 
+    /// Whether a member may be masked or looked at whose name isn't known: one that a newer server has than the format's table of
+    /// fields. What is asked for by the name of a member that the table has (`known`) isn't about others.
+    #[must_use]
+    pub fn unnamed(&self, at: FieldPlace, known: impl Fn(&str) -> bool) -> bool {
+        self.open(at).any(|(_, position)| match position {
+            Position::Step(Step::Key(glob)) => glob.as_str().contains('*') || !known(glob.as_str()),
+            Position::Step(Step::AnyDepth) | Position::Masked(_) | Position::Looked(_) => true,
+        })
+    }
+
     /// What is done to a value there.
     #[must_use]
     pub fn treatment(&self, at: FieldPlace) -> FieldTreatment {

@@ -65,6 +65,11 @@ impl Outlet {
         self.from = end;
     }
 
+    /// Passes this on before the object at hand. All that came before it was replaced.
+    pub(super) fn lead(&mut self, with: &[u8]) {
+        self.made.extend_from_slice(with);
+    }
+
     /// Passes this on in between, where no object is at hand.
     pub(super) fn insert(&mut self, piece: &Bytes, at: usize, bytes: Bytes, out: &mut Vec<Bytes>) {
         self.pass(piece, at, out);

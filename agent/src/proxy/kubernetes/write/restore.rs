@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bailiff_model::{ApiRequest, ApiSubject};
 use bailiff_policy::{FieldMasks, FieldPlace, FieldTreatment, PLACEHOLDER};
+use bailiff_wire::kubernetes::schema::Type;
 use bailiff_wire::kubernetes::{Fields, Replacement, Value};
 use bytes::Bytes;
 use memchr::memmem;
@@ -225,6 +226,11 @@ impl Fields for Restorer<'_> {
             step,
             ..at
         }
+    }
+
+    fn unnamed(&mut self, at: Written, of: Type) -> bool {
+        // A field that only a newer server knows isn't masked either, and nothing is restored there.
+        self.masks.unnamed(at.place, |name| !of.member(name).is_unknown())
     }
 
     fn passes(&self, _: Written) -> bool {

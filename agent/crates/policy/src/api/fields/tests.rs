@@ -29,6 +29,24 @@ fn is_masked(masks: &FieldMasks, path: &[&str]) -> bool {
 }
 
 #[test]
+fn members_without_a_known_name_may_be_meant_unless_all_names_are_known() {
+    let known = |name: &str| matches!(name, "data" | "spec" | "containers");
+    let unnamed = |paths: &[&str], at: &[&str]| {
+        let all = masks(paths);
+        let root = all.root(None, None);
+        all.unnamed(at.iter().fold(root, |place, key| all.member(place, key)), known)
+    };
+    assert!(!unnamed(&["data.key", "spec.containers.env"], &[]));
+    assert!(!unnamed(&["data.key"], &["spec"]));
+    // A name that the table doesn't have may be the new one's.
+    assert!(unnamed(&["data.key", "newer.key"], &[]));
+    assert!(unnamed(&["spec.containers.newer"], &["spec", "containers"]));
+    assert!(unnamed(&["da*.key"], &[]));
+    assert!(unnamed(&["data.**.key"], &["data"]));
+    assert!(unnamed(&["data"], &["data"]));
+}
+
+#[test]
 fn paths_are_followed_by_names() {
     let all = masks(&[
         "data.*-password",

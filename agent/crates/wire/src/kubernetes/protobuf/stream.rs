@@ -26,6 +26,8 @@ pub struct Stream {
     state: State,
     outlet: Outlet,
     unit: Unit,
+    /// What an envelope begins with. It isn't passed on before its content was looked at: if that is refused, nothing was said yet.
+    lead: Vec<u8>,
     /// What goes in place of a unit.
     made: Vec<u8>,
     /// A list that is no longer than this is held whole.
@@ -68,6 +70,8 @@ struct Unit {
 enum With {
     Itself,
     Made,
+    /// Nothing yet: it goes with what comes next.
+    Later,
 }
 
 impl Stream {
@@ -81,6 +85,7 @@ impl Stream {
             },
             outlet: Outlet::default(),
             unit: Unit::default(),
+            lead: Vec::new(),
             made: Vec::new(),
             held: HELD,
         }
@@ -125,15 +130,18 @@ impl Stream {
         self.outlet.end(chunk, out)
     }
 
-    /// The body ended. Nothing is left to pass on; other formats ask and pass on here.
+    /// The body ended. An envelope without content is passed on only here.
     ///
     /// # Errors
     /// When it ended in the middle of something.
-    pub fn finish<F: Fields>(&mut self, _fields: &mut F, _out: &mut Vec<Bytes>) -> Result<(), Malformed> {
+    pub fn finish<F: Fields>(&mut self, _fields: &mut F, out: &mut Vec<Bytes>) -> Result<(), Malformed> {
         match self.state {
             State::Watch | State::Begin | State::After if self.unit.head.is_empty() => Ok(()),
             // An envelope without content.
-            State::Before { .. } if self.unit.head.is_empty() => Ok(()),
+            State::Before { .. } if self.unit.head.is_empty() => {
+                out.push(Bytes::from(std::mem::take(&mut self.lead)));
+                Ok(())
+            }
             _ => Err(Malformed::Form),
         }
     }
@@ -189,7 +197,7 @@ impl Stream {
                 self.state = State::Before {
                     content: Content::Object(Type::UNKNOWN),
                 };
-                With::Itself
+                With::Later
             }
             State::Begin => return Err(Malformed::Form),
             State::Watch => event(whole, fields, &mut self.made)?,
@@ -213,8 +221,18 @@ impl Stream {
             }
         };
         match with {
-            With::Itself => self.outlet.keep(end),
-            With::Made => self.outlet.replace(chunk, end, &self.made, out),
+            With::Later => {
+                self.lead.extend_from_slice(whole);
+                self.outlet.replace(chunk, end, &[], out);
+            }
+            With::Itself => {
+                self.outlet.lead(&std::mem::take(&mut self.lead));
+                self.outlet.keep(end);
+            }
+            With::Made => {
+                self.outlet.lead(&std::mem::take(&mut self.lead));
+                self.outlet.replace(chunk, end, &self.made, out);
+            }
         }
         filling(fill, |bytes| self.outlet.insert(chunk, end, bytes, out));
         self.unit = Unit::default();
@@ -247,7 +265,7 @@ fn before<F: Fields>(
     match part.number {
         1 if matches!(content, Content::Object(of) if of.is_unknown()) => {
             let content = Content::read(whole, part.content, Type::UNKNOWN)?;
-            Ok((State::Before { content }, With::Itself))
+            Ok((State::Before { content }, With::Later))
         }
         2 => {
             let envelope = Envelope {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bailiff_policy::{FieldMasks, FieldPlace};
+use bailiff_wire::kubernetes::schema::Type;
 use bailiff_wire::kubernetes::{Fields, Format, LAST_APPLIED, Replacement, Value, object};
 
 use super::bytes_of;
@@ -182,6 +183,10 @@ impl Fields for Reader {
             role: Role::Other,
             ..at
         }
+    }
+
+    fn unnamed(&mut self, at: Read, of: Type) -> bool {
+        self.masks.unnamed(at.place, |name| !of.member(name).is_unknown())
     }
 
     fn passes(&self, at: Read) -> bool {
