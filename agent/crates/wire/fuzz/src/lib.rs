@@ -4,12 +4,14 @@
 //! fuzz`), and `tests/wire_corpus.rs` with what was captured of real servers and clients.
 
 mod messages;
+mod protobuf;
 mod startup;
 mod stream;
 mod texts;
 mod values;
 
 pub use messages::{backend, decode_backend, decode_frontend, frontend};
+pub use protobuf::protobuf;
 pub use startup::startup;
 pub use stream::frame;
 pub use texts::{sql, writing};
@@ -24,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("copy", copy),
     ("frame", frame),
     ("frontend", frontend),
+    ("protobuf", protobuf),
     ("sql", sql),
     ("startup", startup),
     ("value", value),

@@ -91,6 +91,12 @@ impl Stream {
         }
     }
 
+    /// The same, with lists of more than so many bytes passed on as they come. It is a mebibyte where this isn't said.
+    #[must_use]
+    pub fn holding(self, bytes: u64) -> Self {
+        Self { held: bytes, ..self }
+    }
+
     /// Takes the next piece of the body. What can be passed on of it, and of those before it, is added to `out`.
     ///
     /// # Errors

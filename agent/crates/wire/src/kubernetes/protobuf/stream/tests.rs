@@ -28,10 +28,7 @@ fn whole(shape: Shape, body: &[u8], fields: &mut Paths) -> Result<Vec<u8>, Malfo
 
 /// One that passes on even short lists as they come.
 fn flowing() -> Stream {
-    Stream {
-        held: 0,
-        ..Stream::new(Shape::List)
-    }
+    Stream::new(Shape::List).holding(0)
 }
 
 fn secret(name: &str, value: &str) -> Tree {
@@ -135,10 +132,7 @@ fn any_pieces_give_the_same() {
         (Shape::Watch, HELD, watch),
         (Shape::Watch, HELD, failure()),
     ] {
-        let stream = || Stream {
-            held,
-            ..Stream::new(shape)
-        };
+        let stream = || Stream::new(shape).holding(held);
         let expected = fed(stream(), &bytes, &[], &mut fields()).unwrap();
         assert_ne!(expected, bytes);
         for cut in 0..bytes.len() {
@@ -425,10 +419,8 @@ proptest! {
     fn any_bytes_are_borne(bytes in proptest::collection::vec(any::<u8>(), 0..200), flow in any::<bool>(), watch in any::<bool>()) {
         for prefix in [&b""[..], PREFIX, &list(&["secret"])] {
             let bytes = [prefix, &bytes].concat();
-            let mut stream = Stream::new(if watch { Shape::Watch } else { Shape::List });
-            if flow {
-                stream.held = 0;
-            }
+            let stream = Stream::new(if watch { Shape::Watch } else { Shape::List });
+            let stream = stream.holding(if flow { 0 } else { HELD });
             let _answer = fed(stream, &bytes, &[], &mut fields());
         }
     }
