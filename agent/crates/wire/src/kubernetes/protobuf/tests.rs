@@ -284,6 +284,22 @@ fn what_is_too_deep_is_refused() {
 }
 
 #[test]
+fn json_that_cannot_be_read_is_withheld_or_refused() {
+    let mut inner = Vec::new();
+    put_delimited(&mut inner, 1, b"{\"k\":");
+    let mut message = Vec::new();
+    put_delimited(&mut message, 2, &inner);
+    // Data of any kind in an object.
+    let revision = enclose_raw("apps/v1", "ControllerRevision", &message);
+    let out = masked(&revision, &mut Paths::new(&["data.k"])).unwrap().unwrap();
+    assert_eq!(disclose(&out)["data"], json!({}));
+    assert_eq!(masked(&revision, &mut Paths::new(&["metadata.name"])), Ok(None));
+    // An object of its own.
+    let list = enclose_raw("v1", "List", &message);
+    assert_eq!(masked(&list, &mut Paths::new(&["data.k"])), Err(Malformed::Form));
+}
+
+#[test]
 fn packed_numbers_are_numbers() {
     let mut raw = Vec::new();
     let mut context = Vec::new();

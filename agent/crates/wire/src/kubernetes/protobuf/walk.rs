@@ -363,7 +363,7 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
             });
         }
         match place {
-            Some((at, _)) => self.put_json(&part, |fields, out| json::value(content, at, fields, out)),
+            Some((at, _)) => self.put_json(&part, |fields, out| inner(content, at, fields, out)),
             None => self.put_json(&part, |fields, out| json::object(content, None, fields, out)),
         }
     }
@@ -374,7 +374,7 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
             return Ok(());
         };
         let content = self.source.get(part.content.clone()).unwrap_or_default();
-        self.put_json(&part, |fields, out| json::value(content, at, fields, out))
+        self.put_json(&part, |fields, out| inner(content, at, fields, out))
     }
 
     /// The field of a message that has no other than 1.
@@ -396,7 +396,7 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
         go: impl FnOnce(&mut F, &mut Vec<u8>) -> Result<bool, Malformed>,
     ) -> Result<(), Malformed> {
         let mut out = Vec::new();
-        if go(self.fields, &mut out).or_else(|why| withheld(why, &mut out))? {
+        if go(self.fields, &mut out)? {
             if !self.patch.has_room(part, out.len()) {
                 out = b"{}".to_vec();
             }
@@ -429,13 +429,16 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
     }
 }
 
-/// JSON that can't be read isn't passed on, since what is masked may stand in it; nor does it keep the rest from being passed on.
-fn withheld(why: Malformed, out: &mut Vec<u8>) -> Result<bool, Malformed> {
-    if why != Malformed::Form {
-        return Err(why);
-    }
-    out.extend_from_slice(b"{}");
-    Ok(true)
+/// Goes over JSON at a place. What can't be read isn't passed on, since what is masked may stand in it; nor does it keep the rest of the
+/// object from being passed on.
+fn inner<F: Fields>(content: &[u8], at: F::At, fields: &mut F, out: &mut Vec<u8>) -> Result<bool, Malformed> {
+    json::value(content, at, fields, out).or_else(|why| {
+        if why != Malformed::Form {
+            return Err(why);
+        }
+        out.extend_from_slice(b"{}");
+        Ok(true)
+    })
 }
 
 impl<At: Copy> Near<At> {
