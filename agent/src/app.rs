@@ -22,6 +22,7 @@ use crate::catalog::{CatalogThread, Catalogs};
 use crate::certificates::Certificates;
 use crate::control::Control;
 use crate::decide::{InForce, Watcher};
+use crate::identity::{ReviewThread, Reviews};
 use crate::metrics::Metrics;
 use crate::older::Older;
 use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
@@ -85,6 +86,7 @@ pub struct Agent {
     recorder: Recorder,
     catalogs: CatalogThread,
     certificates: Arc<Certificates>,
+    reviews: ReviewThread,
     admin: Option<Admin>,
     control: Option<Control>,
     listening: Mutex<Vec<CancellationToken>>,
@@ -156,6 +158,7 @@ impl Agent {
             },
             Arc::clone(&metrics),
         )?;
+        let (reviews, review_thread) = Reviews::start(options.cluster.clone(), Arc::clone(&metrics))?;
         let workers = Arc::new(Workers::start(
             &WorkersOptions {
                 threads: options.workers,
@@ -167,6 +170,7 @@ impl Agent {
                 materials: Arc::clone(&materials),
                 cancels: Arc::<Cancels>::default(),
                 catalogs: Arc::clone(&catalogs),
+                reviews,
                 metrics: Arc::clone(&metrics),
             },
             &recorder,
@@ -218,6 +222,7 @@ impl Agent {
             recorder,
             catalogs: catalog_thread,
             certificates,
+            reviews: review_thread,
             admin,
             control: Some(control),
             listening: Mutex::default(),
@@ -308,6 +313,7 @@ impl Agent {
         self.recorder.stop();
         self.catalogs.stop();
         self.certificates.stop();
+        self.reviews.stop();
         if let Some(quiet) = self.quiet.take() {
             let _ = quiet.join();
         }

@@ -3,15 +3,21 @@
 //! A token is verified by its issuer's keys. That the pod that shows it is another than the one it was made for can be told because the
 //! kernel says who the pod is. The API server verifies tokens by itself, too: what is read here decides nothing there.
 
+mod reviews;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bailiff_model::{BoundPod, Identity, PodUid, TokenState};
+use bailiff_policy::{TokenIssuer, TokenUsers};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
+
+pub(crate) use reviews::{ReviewThread, Reviews};
 
 /// A token that is longer is none: the API server's are a kilobyte or two.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -60,10 +66,41 @@ pub(crate) enum KeySetError {
     Empty,
 }
 
+/// How the tokens of a target's clients are verified.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    issuers: Vec<Issuer>,
+    review: bool,
+}
+
+impl Tokens {
+    pub(crate) fn new(issuers: Vec<Issuer>, review: bool) -> Self {
+        Self { issuers, review }
+    }
+
+    /// Whom a token of a known issuer names, and until when it does, in seconds since 1970.
+    pub(crate) fn verify(&self, token: &str) -> Result<(Arc<Identity>, u64), TokenError> {
+        let mut outcome = Err(TokenError::UnknownKey);
+        for issuer in &self.issuers {
+            outcome = issuer.verify(token);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Whether the API server is asked about others.
+    pub(crate) fn are_reviewed(&self) -> bool {
+        self.review
+    }
+}
+
 /// One issuer's tokens.
 pub(crate) struct Issuer {
     keys: Vec<(Option<String>, DecodingKey, Vec<Algorithm>)>,
     validation: Validation,
+    users: TokenUsers,
     /// By the hash of the token: what is in memory can't be used as one.
     verified: Mutex<Verified>,
 }
@@ -103,7 +140,7 @@ struct Reference {
 
 impl Issuer {
     /// Reads an issuer's JSON Web Key Set.
-    pub(crate) fn new(name: &str, audiences: &[String], key_set: &[u8]) -> Result<Self, KeySetError> {
+    pub(crate) fn new(issuer: &TokenIssuer, key_set: &[u8]) -> Result<Self, KeySetError> {
         let set: JwkSet = serde_json::from_slice(key_set).map_err(|_| KeySetError::Malformed)?;
         let keys: Vec<_> = set.keys.iter().filter_map(usable).collect();
         if keys.is_empty() {
@@ -112,12 +149,13 @@ impl Issuer {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.leeway = LEEWAY;
         validation.validate_nbf = true;
-        validation.set_issuer(&[name]);
-        validation.set_audience(audiences);
+        validation.set_issuer(&[&issuer.issuer]);
+        validation.set_audience(&issuer.audiences);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         Ok(Self {
             keys,
             validation,
+            users: issuer.users.clone(),
             verified: Mutex::default(),
         })
     }
@@ -155,12 +193,61 @@ impl Issuer {
         let (_, key, _) = fitting.next().ok_or(TokenError::UnknownKey)?;
         let mut validation = self.validation.clone();
         validation.algorithms = vec![header.alg];
-        let claims = decode::<Claims>(token, key, &validation)
-            .map_err(|_| TokenError::Invalid)?
-            .claims;
-        Ok((claims.exp, identity(claims)))
+        let invalid = |_| TokenError::Invalid;
+        match &self.users {
+            TokenUsers::ServiceAccounts => {
+                let claims = decode::<Claims>(token, key, &validation).map_err(invalid)?.claims;
+                Ok((claims.exp, service_account(claims)))
+            }
+            TokenUsers::Claims {
+                username,
+                username_prefix,
+                groups,
+                groups_prefix,
+            } => {
+                let claims = decode::<Map<String, Value>>(token, key, &validation)
+                    .map_err(invalid)?
+                    .claims;
+                let ends = claims.get("exp").and_then(Value::as_u64);
+                let user = claims.get(username).and_then(Value::as_str);
+                let (Some(ends), Some(user)) = (ends, user.filter(|user| !user.is_empty())) else {
+                    return Err(TokenError::Invalid);
+                };
+                // As the API server: an address that its issuer doesn't vouch for names nobody.
+                if username == "email"
+                    && claims
+                        .get("email_verified")
+                        .is_some_and(|told| *told != Value::Bool(true))
+                {
+                    return Err(TokenError::Invalid);
+                }
+                let mut named: Vec<Arc<str>> = match groups.as_ref().and_then(|claim| claims.get(claim)) {
+                    Some(Value::String(one)) => vec![format!("{groups_prefix}{one}").into()],
+                    Some(Value::Array(several)) => several
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .take(MAX_GROUPS)
+                        .map(|group| format!("{groups_prefix}{group}").into())
+                        .collect(),
+                    _ => Vec::new(),
+                };
+                named.push(AUTHENTICATED.into());
+                let identity = Identity {
+                    user: format!("{username_prefix}{user}").into(),
+                    groups: named,
+                    bound_to: None,
+                };
+                Ok((ends, identity))
+            }
+        }
     }
 }
+
+/// Every verified user's group.
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// A token with more groups is told with these.
+const MAX_GROUPS: usize = 256;
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -186,14 +273,14 @@ fn usable(jwk: &Jwk) -> Option<(Option<String>, DecodingKey, Vec<Algorithm>)> {
 }
 
 /// Source: `k8s.io/apiserver/pkg/authentication/serviceaccount`, `UserInfo`.
-fn identity(claims: Claims) -> Identity {
+fn service_account(claims: Claims) -> Identity {
     let mut groups: Vec<Arc<str>> = Vec::new();
     let account = claims.sub.strip_prefix("system:serviceaccount:");
     if let Some((namespace, _)) = account.and_then(|account| account.split_once(':')) {
         groups.push("system:serviceaccounts".into());
         groups.push(format!("system:serviceaccounts:{namespace}").into());
     }
-    groups.push("system:authenticated".into());
+    groups.push(AUTHENTICATED.into());
     let bound_to = claims.kubernetes.and_then(|private| {
         let pod = private.pod?;
         Some(BoundPod {

@@ -66,13 +66,20 @@ impl Certified {
 
     /// Writes what the target's `csr` holds.
     pub fn asks(&self, csr: &str) -> Result<()> {
+        self.target(
+            "    client:",
+            &format!("    client: {{ mode: Require, csr: {csr} }}"),
+        )
+    }
+
+    /// Writes another line in place of the target's that begins with this.
+    pub fn target(&self, beginning: &str, line: &str) -> Result<()> {
         let target = self.lab.enforced.config().join("target.yaml");
-        let text: Vec<String> = std::fs::read_to_string(&target)?
+        let text = std::fs::read_to_string(&target)?;
+        ensure!(text.contains(beginning), "no {beginning:?} in {text}");
+        let text: Vec<&str> = text
             .lines()
-            .map(|line| match line.starts_with("    client:") {
-                true => format!("    client: {{ mode: Require, csr: {csr} }}"),
-                false => line.to_owned(),
-            })
+            .map(|there| if there.starts_with(beginning) { line } else { there })
             .collect();
         Ok(std::fs::write(target, text.join("\n") + "\n")?)
     }

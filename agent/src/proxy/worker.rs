@@ -28,6 +28,7 @@ use super::tls::Materials;
 use crate::attribution::Attribution;
 use crate::catalog::Catalogs;
 use crate::decide::{ClassificationCache, InForce};
+use crate::identity::Reviews;
 use crate::metrics::Metrics;
 use crate::record::{Recorder, WorkerRecorder};
 
@@ -58,6 +59,8 @@ pub struct WorkersOptions {
     pub cancels: Arc<Cancels>,
     /// What is known of databases.
     pub catalogs: Arc<Catalogs>,
+    /// What the API server says of tokens.
+    pub(crate) reviews: Arc<Reviews>,
     /// The counters.
     pub metrics: Arc<Metrics>,
 }

@@ -13,7 +13,7 @@ use bailiff_model::{
 use crate::api::fields::AllMasks;
 use crate::api::rule::ApiRule;
 use crate::catalog::Catalog;
-use crate::connection::{ClientTls, ConnectAs, Credential, Proof, TokenIssuer, UpstreamTls};
+use crate::connection::{ClientTls, ClientTokens, ConnectAs, Credential, Proof, UpstreamTls};
 use crate::detect::DetectRule;
 use crate::glob::Glob;
 use crate::load::{self, LoadErrors};
@@ -92,7 +92,7 @@ pub struct Target {
     /// As whom the agent connects to it.
     pub credential: Option<Credential>,
     /// Who makes its clients' tokens; `None` where tokens aren't read.
-    pub identity: Option<TokenIssuer>,
+    pub identity: Option<ClientTokens>,
 }
 
 impl Target {

@@ -108,7 +108,34 @@ pub enum Proof {
     },
 }
 
-/// Who makes the tokens that clients of the Kubernetes API show.
+/// How the tokens that clients of the Kubernetes API show are verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTokens {
+    /// Who makes them; at least one.
+    pub issuers: Vec<TokenIssuer>,
+    /// Whether the API server is asked about those of others.
+    pub review: bool,
+}
+
+/// Whom a token of an issuer names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenUsers {
+    /// Service accounts, as the cluster's own issuer does.
+    ServiceAccounts,
+    /// People and programs, as the API server's --oidc-… flags say it.
+    Claims {
+        /// The claim with the user's name.
+        username: String,
+        /// What goes before it.
+        username_prefix: String,
+        /// The claim with the groups.
+        groups: Option<String>,
+        /// What goes before each.
+        groups_prefix: String,
+    },
+}
+
+/// Who makes tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenIssuer {
     /// The issuer, as tokens name it.
@@ -117,6 +144,8 @@ pub struct TokenIssuer {
     pub audiences: Vec<String>,
     /// A file with its JSON Web Key Set.
     pub key_set: PathBuf,
+    /// Whom they name.
+    pub users: TokenUsers,
 }
 
 /// As whom a chain connects.

@@ -24,8 +24,8 @@ pub use classify::{
 };
 pub use compiled::{CatalogAccess, Endpoint, PolicySet, Target};
 pub use connection::{
-    ClientTls, ClientTlsMode, ConnectAs, Credential, Proof, ServerIdentity, SigningRequest, UpstreamTls,
-    UpstreamTlsMode,
+    ClientTls, ClientTlsMode, ClientTokens, ConnectAs, Credential, Proof, ServerIdentity, SigningRequest,
+    TokenIssuer, TokenUsers, UpstreamTls, UpstreamTlsMode,
 };
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use detect::{Detection, Detector, Detectors, Found, PLACEHOLDER, Treatment, mask_text};

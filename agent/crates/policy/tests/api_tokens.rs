@@ -7,7 +7,7 @@ mod api;
 use anyhow::{Context as _, Result};
 use api::{caller, request};
 use bailiff_model::{Chain, Effect, TokenState};
-use bailiff_policy::PolicySet;
+use bailiff_policy::{PolicySet, TokenUsers};
 
 const HEAD: &str = "apiVersion: bailiff.dev/v1alpha1\n";
 
@@ -78,6 +78,62 @@ fn an_issuer_without_names_or_for_a_database_is_refused() -> Result<()> {
             .context("it loads")?
             .to_string();
         assert!(problems.contains(expected), "{problems}");
+    }
+    Ok(())
+}
+
+#[test]
+fn further_issuers_name_whom_their_claims_name() -> Result<()> {
+    let identity = |further: &str| {
+        format!(
+            "  identity:\n    issuer: https://k\n    audiences: [https://k]\n    keySetFile: /jwks.json\n    tokenReview: true\n    furtherIssuers:\n      - {further}\n"
+        )
+    };
+    let sso = "issuer: https://sso, audiences: [k8s], keySetFile: /sso.json";
+    for (further, expected) in [
+        (format!("{{{sso}}}"), ("sub", "https://sso#", None, "")),
+        (
+            format!("{{{sso}, usernameClaim: email}}"),
+            ("email", "", None, ""),
+        ),
+        (
+            format!("{{{sso}, usernamePrefix: '-', groupsClaim: teams, groupsPrefix: 'sso:'}}"),
+            ("sub", "", Some("teams"), "sso:"),
+        ),
+    ] {
+        let set = PolicySet::from_sources(&[("t.yaml", &target(&identity(&further)))])?;
+        let tokens = set.targets().first().and_then(|target| target.identity.clone());
+        let tokens = tokens.context("tokens are read")?;
+        assert!(tokens.review && tokens.issuers.len() == 2);
+        let (username, prefix, groups, groups_prefix) = expected;
+        let users = TokenUsers::Claims {
+            username: username.to_owned(),
+            username_prefix: prefix.to_owned(),
+            groups: groups.map(str::to_owned),
+            groups_prefix: groups_prefix.to_owned(),
+        };
+        assert_eq!(tokens.issuers.last().map(|issuer| &issuer.users), Some(&users));
+    }
+    for (further, expected) in [
+        (
+            "{issuer: https://k, audiences: [k], keySetFile: /k.json}".to_owned(),
+            "is given twice",
+        ),
+        (format!("{{{sso}, groupsPrefix: a}}"), "no claim has any"),
+        (
+            format!("{{{sso}, serviceAccounts: true, usernameClaim: sub}}"),
+            "never count",
+        ),
+        (
+            "{issuer: https://sso, audiences: [], keySetFile: sso.json}".to_owned(),
+            "without a name",
+        ),
+    ] {
+        let problems = PolicySet::from_sources(&[("t.yaml", &target(&identity(&further)))])
+            .err()
+            .context("it loads")?
+            .to_string();
+        assert!(problems.contains(expected), "{expected}: {problems}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bailiff_model::{Identity, PodUid, TokenState};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
-use crate::identity::{Issuer, held_by};
+use crate::identity::{Reviews, Tokens, held_by};
 
 /// What is known of whose request it is.
 #[derive(Clone)]
@@ -30,22 +30,24 @@ impl Caller {
 
 /// Tells whose the requests of one connection are. Most show one token again and again.
 pub(super) struct Callers {
-    issuer: Option<Arc<Issuer>>,
+    tokens: Option<Arc<Tokens>>,
+    reviews: Arc<Reviews>,
     pod: PodUid,
     last: RefCell<Option<(HeaderValue, Arc<Identity>, u64)>>,
 }
 
 impl Callers {
-    pub(super) fn new(issuer: Option<Arc<Issuer>>, pod: PodUid) -> Self {
+    pub(super) fn new(tokens: Option<Arc<Tokens>>, reviews: Arc<Reviews>, pod: PodUid) -> Self {
         Self {
-            issuer,
+            tokens,
+            reviews,
             pod,
             last: RefCell::default(),
         }
     }
 
-    /// Whose request has these headers.
-    pub(super) fn of(&self, headers: &HeaderMap) -> Caller {
+    /// Whose request has these headers. Waits only where the API server has to be asked about a token.
+    pub(super) async fn of(&self, headers: &HeaderMap) -> Caller {
         let Some(shown) = headers.get(AUTHORIZATION) else {
             // A token in a WebSocket's protocol, for clients in browsers.
             let in_protocol = headers.get_all("sec-websocket-protocol").iter().any(|value| {
@@ -61,7 +63,7 @@ impl Callers {
                 Caller::NOBODY
             };
         };
-        let Some(issuer) = &self.issuer else {
+        let Some(tokens) = &self.tokens else {
             return Caller::UNVERIFIED;
         };
         let now = crate::identity::now();
@@ -71,7 +73,14 @@ impl Callers {
         {
             return self.held(Arc::clone(identity));
         }
-        let verified = bearer(shown).and_then(|token| issuer.verify(token).ok());
+        let verified = match bearer(shown) {
+            None => None,
+            Some(token) => match tokens.verify(token) {
+                Ok(verified) => Some(verified),
+                Err(_) if tokens.are_reviewed() => self.reviews.ask(token).await,
+                Err(_) => None,
+            },
+        };
         let Some((identity, ends)) = verified else {
             return Caller::UNVERIFIED;
         };

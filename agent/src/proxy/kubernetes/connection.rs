@@ -146,7 +146,11 @@ impl Connection {
         });
         let live = Live::new(&shared.live, &session);
         Self {
-            caller: Callers::new(files.issuer(&target.name).map(Arc::clone), pod.info.uid.clone()),
+            caller: Callers::new(
+                files.tokens(&target.name).map(Arc::clone),
+                Arc::clone(&shared.options.reviews),
+                pod.info.uid.clone(),
+            ),
             upstream: Upstream::new(version, files, original),
             decider: RefCell::new(RequestDecider::new(
                 Arc::clone(&shared.options.in_force),

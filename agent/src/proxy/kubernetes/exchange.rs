@@ -29,7 +29,7 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
         .map_or_else(|| request.uri().to_string(), |target| target.as_str().to_owned());
     let with_body = !request.body().is_end_stream();
     let mut typed = type_request(request.method().as_str(), &target, with_body);
-    let caller = connection.caller.of(request.headers());
+    let caller = connection.caller.of(request.headers()).await;
     typed.request.token = caller.state;
     let ruling = connection.decider.borrow_mut().decide(&typed.request);
     let account = Account::open(connection, &request, &target, typed, caller, &ruling, began);

@@ -169,7 +169,7 @@ async fn read(
     };
     let typed = type_request("GET", head.uri.path(), false);
     let mut asked = typed.request;
-    asked.token = connection.caller.of(&head.headers).state;
+    asked.token = connection.caller.of(&head.headers).await.state;
     if !matches!(asked.subject, ApiSubject::Resource(_)) {
         return Ok(None);
     }

@@ -22,7 +22,7 @@ use super::issued::Issued;
 use super::mint::Authority;
 use super::verify::Verifier;
 use super::{certificate, spoken};
-use crate::identity::Issuer;
+use crate::identity::{Issuer, Tokens};
 
 /// A file larger than this is none of these.
 const MAX_FILE: u64 = 1 << 20;
@@ -143,7 +143,7 @@ pub struct Snapshot {
     presented: HashMap<TargetName, Arc<Presented>>,
     towards: HashMap<TargetName, Arc<TowardsTarget>>,
     secrets: HashMap<Proof, Arc<Secret>>,
-    issuers: HashMap<TargetName, Arc<Issuer>>,
+    tokens: HashMap<TargetName, Arc<Tokens>>,
     expiries: Vec<Expiry>,
     strangers: Vec<TargetName>,
     files: Vec<(PathBuf, Stamp)>,
@@ -248,9 +248,9 @@ impl Snapshot {
         self.towards.get(target)
     }
 
-    /// Who makes the tokens of a target's clients, and by which keys.
-    pub(crate) fn issuer(&self, target: &TargetName) -> Option<&Arc<Issuer>> {
-        self.issuers.get(target)
+    /// How the tokens of a target's clients are verified.
+    pub(crate) fn tokens(&self, target: &TargetName) -> Option<&Arc<Tokens>> {
+        self.tokens.get(target)
     }
 
     pub(crate) fn secret(&self, proof: &Proof) -> Option<&Arc<Secret>> {
@@ -347,7 +347,7 @@ impl Reading {
                 self.snapshot.strangers.push(target.name.clone());
             }
         }
-        self.issuer(&whose, target);
+        self.tokens(&whose, target);
         if target.tls_upstream.mode != UpstreamTlsMode::Disabled
             && let Some(ca) = &target.tls_upstream.ca
             && let Some((towards, expiry)) = self.towards(&whose, ca, target)
@@ -358,23 +358,25 @@ impl Reading {
         }
     }
 
-    fn issuer(&mut self, whose: &str, target: &Target) {
+    fn tokens(&mut self, whose: &str, target: &Target) {
         let Some(identity) = &target.identity else {
             return;
         };
-        let Some(text) = self.text(whose, &identity.key_set) else {
-            return;
-        };
-        match Issuer::new(&identity.issuer, &identity.audiences, &text) {
-            Ok(issuer) => {
-                let name = target.name.clone();
-                self.snapshot.issuers.insert(name, Arc::new(issuer));
-            }
-            Err(error) => {
-                let mend = "give what the API server says at /openid/v1/jwks";
-                let _: Option<()> = self.wrong(whose, &identity.key_set, error, mend);
+        let mut issuers = Vec::new();
+        for written in &identity.issuers {
+            let Some(text) = self.text(whose, &written.key_set) else {
+                continue;
+            };
+            match Issuer::new(written, &text) {
+                Ok(issuer) => issuers.push(issuer),
+                Err(error) => {
+                    let mend = "give what the issuer says at its jwks_uri, as the API server does at /openid/v1/jwks";
+                    let _: Option<()> = self.wrong(whose, &written.key_set, error, mend);
+                }
             }
         }
+        let tokens = Tokens::new(issuers, identity.review);
+        self.snapshot.tokens.insert(target.name.clone(), Arc::new(tokens));
     }
 
     fn present(&mut self, target: &Target, presented: Presented) {

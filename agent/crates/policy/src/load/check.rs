@@ -9,6 +9,7 @@ mod recording;
 mod request;
 mod rule;
 mod target;
+mod tokens;
 
 use std::collections::HashSet;
 

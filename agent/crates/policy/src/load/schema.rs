@@ -78,6 +78,25 @@ pub(super) struct IdentitySpec {
     pub(super) issuer: String,
     pub(super) audiences: Vec<String>,
     pub(super) key_set_file: String,
+    #[serde(default)]
+    pub(super) further_issuers: Vec<Spanned<FurtherIssuerSpec>>,
+    #[serde(default)]
+    pub(super) token_review: bool,
+}
+
+/// Another one, as the API server's --oidc-… flags name its parts.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct FurtherIssuerSpec {
+    pub(super) issuer: String,
+    pub(super) audiences: Vec<String>,
+    pub(super) key_set_file: String,
+    #[serde(default)]
+    pub(super) service_accounts: bool,
+    pub(super) username_claim: Option<String>,
+    pub(super) username_prefix: Option<String>,
+    pub(super) groups_claim: Option<String>,
+    pub(super) groups_prefix: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,9 +6,8 @@ use bailiff_model::{Protocol, TargetName};
 
 use super::super::schema::{Resource, TargetSpec};
 use super::connection::compile_connection;
-use super::{Report, check_name, kubernetes, relation_glob};
+use super::{Report, check_name, kubernetes, relation_glob, tokens};
 use crate::compiled::{Endpoint, Target};
-use crate::connection::TokenIssuer;
 
 pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Report<'_>) -> Target {
     let spec = &resource.spec;
@@ -69,41 +68,8 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         tls_client: connection.client,
         tls_upstream: connection.upstream,
         credential: connection.credential,
-        identity: identity(resource, report),
+        identity: tokens::compile(resource, report),
     }
-}
-
-fn identity(resource: &Resource<TargetSpec>, report: &mut Report<'_>) -> Option<TokenIssuer> {
-    let written = resource.spec.identity.as_ref()?;
-    let (spec, line) = (&written.value, written.referenced.line());
-    if resource.spec.protocol != Protocol::Kubernetes {
-        report.add(
-            line,
-            "`identity` is about tokens of the Kubernetes API, and clients of databases show none",
-            "remove it, or write protocol: kubernetes",
-        );
-        return None;
-    }
-    if spec.issuer.is_empty() || spec.audiences.is_empty() || spec.audiences.iter().any(String::is_empty) {
-        report.add(
-            line,
-            "no token can be of an issuer, or for an audience, without a name",
-            "give `issuer` and `audiences` as the API server's --service-account-issuer and --api-audiences",
-        );
-    }
-    let key_set = std::path::PathBuf::from(&spec.key_set_file);
-    if !key_set.is_absolute() {
-        report.add(
-            line,
-            format!("keySetFile {:?} is no absolute path", spec.key_set_file),
-            "write the whole path, such as /etc/bailiff/jwks.json",
-        );
-    }
-    Some(TokenIssuer {
-        issuer: spec.issuer.clone(),
-        audiences: spec.audiences.clone(),
-        key_set,
-    })
 }
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
