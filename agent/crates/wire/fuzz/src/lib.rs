@@ -4,6 +4,7 @@
 //! fuzz`), and `tests/wire_corpus.rs` with what was captured of real servers and clients.
 
 mod messages;
+mod objects;
 mod protobuf;
 mod startup;
 mod stream;
@@ -11,6 +12,7 @@ mod texts;
 mod values;
 
 pub use messages::{backend, decode_backend, decode_frontend, frontend};
+pub use objects::objects;
 pub use protobuf::protobuf;
 pub use startup::startup;
 pub use stream::frame;
@@ -27,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("frame", frame),
     ("frontend", frontend),
     ("protobuf", protobuf),
+    ("objects", objects),
     ("sql", sql),
     ("startup", startup),
     ("value", value),

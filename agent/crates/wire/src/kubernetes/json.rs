@@ -75,6 +75,27 @@ pub(super) fn applied<F: Fields>(
     })
 }
 
+/// Goes over the item that a text begins with, if it is there as a whole: returns how long it is, and whether anything is replaced.
+/// Otherwise nothing was asked for, and `None` says so.
+fn item<F: Fields>(
+    text: &str,
+    of: Type,
+    fields: &mut F,
+    out: &mut Vec<u8>,
+) -> Result<Option<(usize, bool)>, Malformed> {
+    let mut walk = Walk::new(Json { text, at: 0 }, text.as_bytes(), fields, out);
+    let Some(index) = walk.whole_index() else {
+        return Ok(None);
+    };
+    let length = walk.syntax().at;
+    if length > MAX_OBJECT {
+        return Err(Malformed::Long);
+    }
+    walk.ends_at(length);
+    walk.item(&index, of)?;
+    Ok(Some((length, walk.finish())))
+}
+
 /// Goes over one value, and nothing after it.
 pub(super) fn walk<'s, F: Fields>(
     bytes: &'s [u8],

@@ -12,8 +12,8 @@ use super::schema::{Single, Type};
 use super::{Fields, LAST_APPLIED, MAX_DEPTH, Malformed, Replacement, Value, json};
 
 pub(super) use kinds::{Columns, Part, QUOTE_NOTHING, WITHHELD};
-pub(super) use told::Told;
-use told::{Index, Member};
+use told::Member;
+pub(super) use told::{Index, Told};
 
 /// So many members an object's root and its metadata may have. The largest of the built-in types have some ten.
 const MAX_MEMBERS: usize = 1024;
@@ -191,6 +191,21 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
     pub(super) fn object(&mut self, at: Option<F::At>, of: Is) -> Result<(), Malformed> {
         let index = self.index()?;
         self.indexed(&index, at, of, false)
+    }
+
+    /// Learns what an object has; `None` where it isn't there as a whole, or can't be read.
+    pub(super) fn whole_index(&mut self) -> Option<Index<'s, S::Mark>> {
+        self.index().ok()
+    }
+
+    /// The source ends here.
+    pub(super) fn ends_at(&mut self, length: usize) {
+        self.source = self.source.get(..length).unwrap_or(self.source);
+    }
+
+    /// Goes over an item by its index; it is of this type where it doesn't say it.
+    pub(super) fn item(&mut self, index: &Index<'s, S::Mark>, of: Type) -> Result<(), Malformed> {
+        self.indexed(index, None, Is::Told(of), false)
     }
 
     /// Goes over a value that is no object of its own.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Json, Scan, is_of_scalar, is_space, unescape, walk};
+use super::{Json, Scan, is_of_scalar, is_space, item, unescape, walk};
 use crate::kubernetes::outlet::Outlet;
 use crate::kubernetes::schema::{Type, lookup};
 use crate::kubernetes::walk::{Begin, Columns, Part, Syntax as _, Told, text};
@@ -122,8 +122,22 @@ impl Stream {
         fields: &mut F,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Malformed> {
+        // Of a text that begins or ends within a character, items are put together first.
+        let text = match std::str::from_utf8(chunk) {
+            Ok(text) => text,
+            Err(error) => {
+                let valid = chunk.get(..error.valid_up_to()).unwrap_or_default();
+                std::str::from_utf8(valid).unwrap_or_default()
+            }
+        };
         let mut at = 0;
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty()) {
+            if let Some(item) = text.get(at..)
+                && let Some(length) = self.whole_item(chunk, at, item, fields, out)?
+            {
+                at += length;
+                continue;
+            }
             match self.step(chunk, at, rest, fields, out)? {
                 Step::To(next) => at = next,
                 Step::More => break,
@@ -141,6 +155,33 @@ impl Stream {
             State::Before | State::End => Ok(()),
             State::Object(_) | State::List(_) => Err(Malformed::Form),
         }
+    }
+
+    /// Goes over an item, if one begins here and is there as a whole: returns how long it is. This saves looking for its end first.
+    fn whole_item<F: Fields>(
+        &mut self,
+        chunk: &Bytes,
+        at: usize,
+        text: &str,
+        fields: &mut F,
+        out: &mut Vec<Bytes>,
+    ) -> Result<Option<usize>, Malformed> {
+        let State::List(list) = &mut self.state else {
+            return Ok(None);
+        };
+        if !matches!(list.at, At::Item { row: false, .. }) || !text.starts_with('{') {
+            return Ok(None);
+        }
+        self.made.clear();
+        let Some((length, changed)) = item(text, self.items, fields, &mut self.made)? else {
+            return Ok(None);
+        };
+        list.at = At::AfterItem { row: false };
+        if changed {
+            self.outlet.begin(at);
+            self.outlet.replace(chunk, at + length, &self.made, out);
+        }
+        Ok(Some(length))
     }
 
     fn step<F: Fields>(

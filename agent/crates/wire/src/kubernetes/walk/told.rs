@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::super::schema::{Type, lookup};
 
 /// A member of an object.
-pub(super) struct Member<'s, M> {
+pub(in super::super) struct Member<'s, M> {
     pub(super) key: Cow<'s, str>,
     /// Where its value begins.
     pub(super) mark: M,
@@ -40,7 +40,7 @@ impl<'s> Told<'s> {
 }
 
 /// What an object has, and what it says of itself.
-pub(super) struct Index<'s, M> {
+pub(in super::super) struct Index<'s, M> {
     pub(super) members: Vec<Member<'s, M>>,
     pub(super) version: Told<'s>,
     pub(super) kind: Told<'s>,
