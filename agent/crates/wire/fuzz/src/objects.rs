@@ -102,7 +102,7 @@ pub fn objects(bytes: &[u8]) {
         let mut again = Vec::new();
         let read = object(format, secret, &out, &mut Masks { any: true }, &mut again);
         assert!(read.is_ok(), "what was masked isn't read");
-        assert_eq!(again, out);
+        assert!(read == Ok(false) || again == out, "what was masked isn't masked");
     }
 }
 

@@ -290,7 +290,8 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
         lists: bool,
     ) -> Result<(), Malformed> {
         let root = at.unwrap_or_else(|| self.fields.object(index.namespace.once(), index.name.once()));
-        if self.fields.passes(root) && !lists {
+        let passes = self.fields.passes(root);
+        if passes && !lists {
             return Ok(());
         }
         let of = match of {
@@ -308,6 +309,9 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
                     }
                     continue;
                 }
+            }
+            if passes {
+                continue;
             }
             let Some(inner) = &member.inner else {
                 self.at_mark(member.mark, at, holds, 1)?;
@@ -386,8 +390,12 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
             _ if depth >= MAX_DEPTH => return Err(Malformed::Deep),
             Begin::Object(mut open) => {
                 while let Some(key) = self.syntax.key(&mut open)? {
-                    let (at, holds) = (self.fields.member(at, &key), of.member(&key));
-                    self.value(at, holds, depth + 1)?;
+                    let at = self.fields.member(at, &key);
+                    if self.fields.passes(at) {
+                        self.syntax.skip()?;
+                    } else {
+                        self.value(at, of.member(&key), depth + 1)?;
+                    }
                 }
             }
             Begin::List(mut open) => {

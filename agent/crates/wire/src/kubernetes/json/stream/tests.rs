@@ -194,6 +194,20 @@ fn a_list_that_is_not_expected_is_one_all_the_same() {
 }
 
 #[test]
+fn what_says_no_kind_comes_through_where_nobody_looks_at_it() {
+    let body = json!({"metadata": {"annotations": {LAST_APPLIED: "{"}}, "items": 1}).to_string();
+    assert_eq!(
+        whole(Shape::Object, &body, &mut Paths::new(&[])).as_deref(),
+        Ok(body.as_str())
+    );
+    assert!(
+        whole(Shape::Object, &body, &mut fields())
+            .unwrap()
+            .contains("\"{}\"")
+    );
+}
+
+#[test]
 fn what_items_are_can_be_known_before() {
     let body = "{\"apiVersion\":\"v1\",\"items\":[{\"data\":{\"k\":\"c2VjcmV0\"}}],\"kind\":\"SecretList\"}";
     let mut fields = fields();
