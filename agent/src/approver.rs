@@ -21,6 +21,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{Admin, Pages};
 use crate::world::cluster::ClusterAccess;
@@ -81,7 +82,8 @@ impl Pages for State {
 }
 
 impl Approver {
-    /// Approves until the process ends.
+    /// Approves until the process is asked to end (SIGTERM, SIGINT). What is being written then is written or not, and the next one
+    /// goes on from there.
     ///
     /// # Errors
     /// When it can't begin: the credential or the admin address can't be used.
@@ -105,7 +107,13 @@ impl Approver {
                 options,
                 state,
             };
-            this.follow().await
+            // The first process of a container gets no signal that it doesn't ask for.
+            let mut ends = signal(SignalKind::terminate())?;
+            tokio::select! {
+                outcome = this.follow() => outcome,
+                _ = ends.recv() => Ok(()),
+                asked = tokio::signal::ctrl_c() => Ok(asked?),
+            }
         })
     }
 

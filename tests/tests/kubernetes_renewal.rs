@@ -63,7 +63,7 @@ fn a_certificate_is_renewed_under_an_open_watch_and_ends_where_nobody_approves()
     until_said(&mut watch, "\"seen\":\"renewed\"")?;
 
     // The approver is gone: told in time, and what there is holds until its end.
-    drop(approver);
+    ensure!(approver.stop()?.success());
     let warned = lab.until_told(&agent, "[!]certificate:api: it ends in")?;
     ensure!(
         warned.starts_with("HTTP/1.1 200") && warned.contains("[+]certificate:api ok"),
