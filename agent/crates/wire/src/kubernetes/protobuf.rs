@@ -65,6 +65,18 @@ pub fn object<F: Fields>(
     walk(bytes, fields, out, |walk| walk.object(0..bytes.len(), of))
 }
 
+/// How much of what stands in a value's place is shown where there is only room for as much as the value itself has, in bytes: no part of
+/// a character.
+#[must_use]
+pub fn cut(with: &[u8], room: usize) -> usize {
+    let mut end = room.min(with.len());
+    // No byte of a character but its first is one of these.
+    while end > 0 && with.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+        end -= 1;
+    }
+    end
+}
+
 fn walk<'s, F: Fields>(
     bytes: &'s [u8],
     fields: &mut F,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bailiff_model::{ApiRequest, ApiSubject};
 use bailiff_policy::{FieldMasks, FieldPlace, FieldTreatment, PLACEHOLDER};
 use bailiff_wire::kubernetes::schema::Type;
-use bailiff_wire::kubernetes::{Fields, Replacement, Value};
+use bailiff_wire::kubernetes::{Fields, Replacement, Value, protobuf};
 use bytes::Bytes;
 use memchr::memmem;
 use serde_json::value::RawValue;
@@ -263,7 +263,9 @@ impl Fields for Restorer<'_> {
                 Some(Replacement::Value(hidden.original.to_vec()))
             }
             _ => {
-                if holds {
+                // In a long list in protobuf a placeholder may be cut.
+                let cut = !bytes.is_empty() && PLACEHOLDER.starts_with(bytes);
+                if holds || cut {
                     self.unknown.get_or_insert(at.step);
                 }
                 None
@@ -283,7 +285,13 @@ impl Fields for Restorer<'_> {
 /// Whether a value is what stands in place of a hidden one.
 fn is_shown(hidden: &Hidden, value: Value<'_>) -> bool {
     match (&hidden.shown, value) {
-        (Replacement::Value(shown), Value::Text(_) | Value::Bytes(_)) => shown == bytes_of(value),
+        (Replacement::Value(shown), Value::Text(_) | Value::Bytes(_)) => {
+            let value = bytes_of(value);
+            // A long list in protobuf has no room for what is longer than what it stands for: it is cut there.
+            shown == value
+                || !value.is_empty()
+                    && shown.get(..protobuf::cut(shown, hidden.original.len())) == Some(value)
+        }
         (Replacement::Empty, Value::Scalar(text)) => {
             let known = matches!(text, "0" | "false" | "1970-01-01T00:00:00Z" | "0s" | "");
             known || text.parse() == Ok(0.0)
@@ -313,4 +321,36 @@ pub(super) fn pin(patch: &[u8], originals: &Originals) -> Result<Bytes, Status> 
     let metadata = serde_json::value::to_raw_value(&metadata).map_err(unreadable)?;
     root.insert("metadata".to_owned(), &metadata);
     serde_json::to_vec(&root).map(Bytes::from).map_err(unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_shown_is_known_again_also_where_it_was_cut() {
+        let hidden = |original: &[u8], shown| Hidden {
+            original: original.into(),
+            shown,
+        };
+        let short = hidden(b"abc", Replacement::Value(PLACEHOLDER.to_vec()));
+        for (written, known) in [
+            ("[masked]", true),
+            ("[ma", true),
+            ("[m", false),
+            ("[mask", false),
+            ("", false),
+        ] {
+            assert_eq!(is_shown(&short, Value::Text(written)), known, "{written}");
+            assert_eq!(
+                is_shown(&short, Value::Bytes(written.as_bytes())),
+                known,
+                "{written}"
+            );
+        }
+        let long = hidden(b"longer than that", Replacement::Value(PLACEHOLDER.to_vec()));
+        assert!(is_shown(&long, Value::Text("[masked]")));
+        assert!(!is_shown(&long, Value::Text("[maske")));
+        assert!(is_shown(&hidden(b"7", Replacement::Empty), Value::Scalar("0")));
+    }
 }

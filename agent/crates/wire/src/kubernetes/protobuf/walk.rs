@@ -1,16 +1,18 @@
 //! The walk over a message's fields by its type.
 
+mod inner;
 mod leaf;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
+use self::inner::{Fitted, Inner};
 use super::envelope::{Content, Envelope};
 use super::patch::Patch;
 use super::reader::{Part, Reader, Wire};
 use super::{PREFIX, status};
 use crate::kubernetes::schema::{Field, Single, Type};
-use crate::kubernetes::{Fields, LAST_APPLIED, MAX_DEPTH, Malformed, json};
+use crate::kubernetes::{Fields, LAST_APPLIED, MAX_DEPTH, Malformed};
 
 /// A walk over objects that lie in one source.
 pub(super) struct Walk<'w, 's, F> {
@@ -297,11 +299,12 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
         };
         let passes = self.fields.passes(at);
         if let (Near::Annotations(root, of), LAST_APPLIED) = (place.near, &*key) {
+            expect(&value, Wire::Delimited)?;
             let asked = !passes && self.leaf(&value, Single::Text, at, false)?;
             return if asked {
                 Ok(())
             } else {
-                self.applied(&value, root, of)
+                self.put_json(&value, Inner::Applied(root, of))
             };
         }
         if passes {
@@ -363,8 +366,8 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
             });
         }
         match place {
-            Some((at, _)) => self.put_json(&part, |fields, out| inner(content, at, fields, out)),
-            None => self.put_json(&part, |fields, out| json::object(content, None, fields, out)),
+            Some((at, _)) => self.put_json(&part, Inner::Value(at)),
+            None => self.put_json(&part, Inner::Object),
         }
     }
 
@@ -373,8 +376,7 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
         let Some(part) = self.only(message)? else {
             return Ok(());
         };
-        let content = self.source.get(part.content.clone()).unwrap_or_default();
-        self.put_json(&part, |fields, out| inner(content, at, fields, out))
+        self.put_json(&part, Inner::Value(at))
     }
 
     /// The field of a message that has no other than 1.
@@ -390,35 +392,24 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
         Ok(Some(part).filter(|part| !part.content.is_empty()))
     }
 
-    fn put_json(
-        &mut self,
-        part: &Part,
-        go: impl FnOnce(&mut F, &mut Vec<u8>) -> Result<bool, Malformed>,
-    ) -> Result<(), Malformed> {
+    fn put_json(&mut self, part: &Part, inner: Inner<F::At>) -> Result<(), Malformed> {
+        let content = self.source.get(part.content.clone()).unwrap_or_default();
         let mut out = Vec::new();
-        if go(self.fields, &mut out)? {
-            if !self.patch.has_room(part, out.len()) {
-                out = b"{}".to_vec();
-            }
-            // What had no room for an empty object wasn't one.
-            let cut = if self.patch.has_room(part, out.len()) {
-                out.len()
-            } else {
-                0
-            };
-            self.patch.put(part, out.get(..cut).unwrap_or_default());
+        if !inner.go(content, self.fields, &mut out)? {
+            return Ok(());
         }
+        if !self.patch.has_room(part, out.len()) {
+            out.clear();
+            inner.go(content, &mut Fitted(self.fields), &mut out)?;
+        }
+        // Escapes may make it longer all the same. What then has no room for an empty object wasn't one.
+        for least in [&b"{}"[..], b""] {
+            if !self.patch.has_room(part, out.len()) {
+                out = least.to_vec();
+            }
+        }
+        self.patch.put(part, &out);
         Ok(())
-    }
-
-    /// The object that was applied last, as JSON in a text.
-    fn applied(&mut self, part: &Part, root: F::At, of: Type) -> Result<(), Malformed> {
-        let text = self.text(part)?;
-        self.put_json(part, |fields, out| {
-            let with = json::last_applied(&text, root, of, fields);
-            out.extend_from_slice(with.as_deref().unwrap_or_default().as_bytes());
-            Ok(with.is_some())
-        })
     }
 
     /// A text, as JSON would show it: decoders in Go don't mind what isn't UTF-8.
@@ -427,18 +418,6 @@ impl<'w, 's, F: Fields> Walk<'w, 's, F> {
         let bytes = self.source.get(part.content.clone()).unwrap_or_default();
         Ok(String::from_utf8_lossy(bytes))
     }
-}
-
-/// Goes over JSON at a place. What can't be read isn't passed on, since what is masked may stand in it; nor does it keep the rest of the
-/// object from being passed on.
-fn inner<F: Fields>(content: &[u8], at: F::At, fields: &mut F, out: &mut Vec<u8>) -> Result<bool, Malformed> {
-    json::value(content, at, fields, out).or_else(|why| {
-        if why != Malformed::Form {
-            return Err(why);
-        }
-        out.extend_from_slice(b"{}");
-        Ok(true)
-    })
 }
 
 impl<At: Copy> Near<At> {

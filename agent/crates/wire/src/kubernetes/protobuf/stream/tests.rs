@@ -6,6 +6,7 @@ use super::super::testing::{Chance, disclose, enclose, enclose_raw};
 use super::super::tests::some_paths;
 use super::super::{body, testing};
 use super::*;
+use crate::kubernetes::LAST_APPLIED;
 use crate::kubernetes::schema::lookup;
 use crate::kubernetes::testing::{MASK, Paths};
 
@@ -234,6 +235,31 @@ fn a_long_list_keeps_its_length_and_its_items_are_passed_on_as_they_come() {
         .feed(&Bytes::copy_from_slice(&bytes[..60]), &mut fields(), &mut pieces)
         .unwrap();
     assert!(pieces.concat().len() > 40);
+}
+
+#[test]
+fn where_there_is_no_room_what_was_applied_last_is_cut_inside() {
+    let applied = json!({"data": {"k": base64("x"), "l": "no base64!"}}).to_string();
+    let item = json!({"metadata": {"annotations": {LAST_APPLIED: applied}}, "data": {"k": base64("x")}});
+    let bytes = enclose(&json!({"apiVersion": "v1", "kind": "SecretList", "items": [item]}));
+    let out = fed(flowing(), &bytes, &[], &mut fields()).unwrap();
+    assert_eq!(out.len(), bytes.len());
+    let after = disclose(&out);
+    let applied = after["items"][0]["metadata"]["annotations"][LAST_APPLIED]
+        .as_str()
+        .unwrap();
+    // There are characters in the mask that JSON escapes, for which there is no room either.
+    assert_eq!(applied, "{}");
+
+    let applied = json!({"data": {"k": base64("secret"), "l": "x"}}).to_string();
+    let item = json!({"metadata": {"annotations": {LAST_APPLIED: applied}}});
+    let bytes = enclose(&json!({"apiVersion": "v1", "kind": "SecretList", "items": [item]}));
+    let after = disclose(&fed(flowing(), &bytes, &[], &mut fields()).unwrap());
+    let applied = after["items"][0]["metadata"]["annotations"][LAST_APPLIED]
+        .as_str()
+        .unwrap();
+    let applied: Tree = serde_json::from_str(applied).unwrap();
+    assert_eq!(applied["data"], json!({"k": base64("[maske"), "l": "["}));
 }
 
 #[test]

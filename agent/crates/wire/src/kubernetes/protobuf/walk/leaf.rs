@@ -1,6 +1,7 @@
 //! Values that have none below them.
 
 use super::{Place, Walk, expect};
+use crate::kubernetes::protobuf::cut;
 use crate::kubernetes::protobuf::reader::{Part, Wire, put_varint, varint};
 use crate::kubernetes::protobuf::scalars::{self, Shown};
 use crate::kubernetes::schema::{Single, Type};
@@ -33,12 +34,7 @@ impl<F: Fields> Walk<'_, '_, F> {
                 let with = self.fields.replace(at, Value::Bytes(bytes));
                 if let Some(with) = &with {
                     let with = contents(with);
-                    let cut = if self.patch.has_room(part, with.len()) {
-                        with.len()
-                    } else {
-                        part.content.len()
-                    };
-                    self.patch.put(part, with.get(..cut).unwrap_or(with));
+                    self.put_cut(part, with);
                 }
                 Ok(with.is_some())
             }
@@ -130,16 +126,18 @@ impl<F: Fields> Walk<'_, '_, F> {
 
     fn put_text(&mut self, part: &Part, with: &Replacement) -> Result<(), Malformed> {
         let text = std::str::from_utf8(contents(with)).map_err(|_| Malformed::Room)?;
-        let mut cut = text.len();
-        if !self.patch.has_room(part, cut) {
-            cut = part.content.len().min(cut);
-            while !text.is_char_boundary(cut) {
-                cut -= 1;
-            }
-        }
-        self.patch
-            .put(part, text.get(..cut).unwrap_or_default().as_bytes());
+        self.put_cut(part, text.as_bytes());
         Ok(())
+    }
+
+    /// Puts what there is room for in place of a text or bytes.
+    fn put_cut(&mut self, part: &Part, with: &[u8]) {
+        let end = if self.patch.has_room(part, with.len()) {
+            with.len()
+        } else {
+            cut(with, part.content.len())
+        };
+        self.patch.put(part, with.get(..end).unwrap_or_default());
     }
 }
 
