@@ -294,9 +294,9 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
         if passes && !lists {
             return Ok(());
         }
-        let of = match of {
-            Is::Known(of) => of,
-            Is::Told(otherwise) => index.of().unwrap_or(otherwise),
+        let (of, items) = match of {
+            Is::Known(of) => (of, of),
+            Is::Told(otherwise) => (index.of().unwrap_or(otherwise), otherwise),
         };
         let end = self.syntax.mark();
         for member in &index.members {
@@ -305,7 +305,9 @@ impl<'w, 's, S: Syntax<'s>, F: Fields> Walk<'w, 's, S, F> {
                 self.syntax.go(member.mark);
                 if let Begin::List(mut open) = self.syntax.begin()? {
                     while self.syntax.more(&mut open)? {
-                        self.object(None, Is::Told(holds.element()))?;
+                        let own = holds.element();
+                        let of = if own.is_unknown() { items } else { own };
+                        self.object(None, Is::Told(of))?;
                     }
                     continue;
                 }

@@ -138,8 +138,8 @@ impl Stream {
                     return Ok(Step::More);
                 };
                 let (state, part) = match self.shape {
-                    Shape::Watch => (State::Before, Part::Event),
-                    Shape::Object | Shape::List => (State::End, Part::Answer),
+                    Shape::Watch => (State::Before, Part::Event(self.items)),
+                    Shape::Object | Shape::List => (State::End, Part::Answer(self.items)),
                 };
                 self.state = state;
                 self.whole(chunk, at + length, fields, out, part)?;
@@ -302,7 +302,7 @@ impl Stream {
         let state = std::mem::replace(&mut self.state, State::End);
         if matches!(state, State::List(List { begun: false, .. })) {
             // Without items it is no list, or an empty one.
-            self.whole(chunk, at, fields, out, Part::Answer)?;
+            self.whole(chunk, at, fields, out, Part::Answer(self.items))?;
         }
         Ok(Step::To(at))
     }

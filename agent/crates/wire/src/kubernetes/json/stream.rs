@@ -209,10 +209,10 @@ impl Stream {
                 };
                 if self.shape == Shape::Watch {
                     self.state = State::Before;
-                    self.whole(chunk, at + length, fields, out, Part::Event)?;
+                    self.whole(chunk, at + length, fields, out, Part::Event(self.items))?;
                 } else {
                     self.state = State::End;
-                    self.whole(chunk, at + length, fields, out, Part::Answer)?;
+                    self.whole(chunk, at + length, fields, out, Part::Answer(self.items))?;
                 }
                 Ok(Step::To(at + length))
             }
@@ -328,7 +328,7 @@ impl Stream {
                 self.state = State::End;
                 if !begun {
                     // Without items it is no list, or an empty one.
-                    self.whole(chunk, at + 1, fields, out, Part::Answer)?;
+                    self.whole(chunk, at + 1, fields, out, Part::Answer(self.items))?;
                 }
             }
             (At::AfterValue, b',') => list.at = At::Key { first: false },

@@ -28,11 +28,11 @@ pub(in super::super) const QUOTE_NOTHING: &[&str] = &[
 /// What is there as a whole.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum Part {
-    /// An answer.
-    Answer,
-    /// An event of a watch.
-    Event,
-    /// An item of a list, and of what type it is where it doesn't say it.
+    /// An answer. Objects in it are of this type, where they don't say it themselves.
+    Answer(Type),
+    /// An event of a watch, with the same.
+    Event(Type),
+    /// An item of a list, with the same.
     Item(Type),
     /// A row of a table.
     Row,
@@ -96,8 +96,8 @@ impl<'s, S: Syntax<'s>, F: Fields> Walk<'_, 's, S, F> {
     /// Goes over what is there.
     pub(in super::super) fn part(&mut self, part: Part, columns: &mut Columns) -> Result<(), Malformed> {
         match part {
-            Part::Answer => self.answer(columns),
-            Part::Event => self.event(columns),
+            Part::Answer(of) => self.answer(of, columns),
+            Part::Event(of) => self.event(of, columns),
             Part::Item(of) => self.object(None, Is::Told(of)),
             Part::Row => self.row(columns),
         }
@@ -105,20 +105,20 @@ impl<'s, S: Syntax<'s>, F: Fields> Walk<'_, 's, S, F> {
 
     /// Goes over an answer: an object, a `Status` or a `Table`. These two are told by their versions, too: a custom resource may have
     /// their names.
-    fn answer(&mut self, columns: &mut Columns) -> Result<(), Malformed> {
+    fn answer(&mut self, of: Type, columns: &mut Columns) -> Result<(), Malformed> {
         let index = self.index()?;
         match (index.version.once(), index.kind.once()) {
             (Some("v1"), Some("Status")) => self.status(&index),
             (Some("meta.k8s.io/v1" | "meta.k8s.io/v1beta1"), Some("Table")) => self.table(&index, columns),
             (_, kind) => {
                 let lists = kind.is_none_or(|kind| kind.ends_with("List"));
-                self.indexed(&index, None, Is::Told(Type::UNKNOWN), lists)
+                self.indexed(&index, None, Is::Told(of), lists)
             }
         }
     }
 
     /// Goes over an event of a watch.
-    fn event(&mut self, columns: &mut Columns) -> Result<(), Malformed> {
+    fn event(&mut self, of: Type, columns: &mut Columns) -> Result<(), Malformed> {
         let Begin::Object(open) = self.syntax.begin()? else {
             return Err(Malformed::Form);
         };
@@ -138,7 +138,7 @@ impl<'s, S: Syntax<'s>, F: Fields> Walk<'_, 's, S, F> {
                 let index = self.index()?;
                 self.columns(&index.members, columns)?;
             } else {
-                self.answer(columns)?;
+                self.answer(of, columns)?;
             }
         }
         self.syntax.go(end);

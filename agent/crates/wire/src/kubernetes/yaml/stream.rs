@@ -105,7 +105,7 @@ impl Stream {
         let nothing = Bytes::new();
         match self.state {
             State::Before | State::Tail => {}
-            State::Head => self.whole(&nothing, 0, fields, out, Part::Answer)?,
+            State::Head => self.whole(&nothing, 0, fields, out, Part::Answer(self.items))?,
             State::Item | State::Row => self.end_item(&nothing, 0, fields, out)?,
         }
         self.outlet.end(&nothing, out)
@@ -179,7 +179,7 @@ impl Stream {
         self.made.clear();
         let whole = self.outlet.whole(chunk, end)?;
         let changed = walk(whole, fields, &mut self.made, |walk| {
-            if matches!(part, Part::Answer) {
+            if matches!(part, Part::Answer(_)) {
                 return walk.part(part, columns);
             }
             // A list of one.

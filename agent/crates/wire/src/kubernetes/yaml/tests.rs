@@ -422,6 +422,11 @@ fn what_is_not_of_its_shape_is_refused() {
         fed(Shape::Watch, "a: b\n", &[], &mut fields()),
         Err(Malformed::Kind)
     );
+    // Even then it is known what they are.
+    let mut seen = fields();
+    let body = "items:\n # a comment\n- data:\n    k: c2VjcmV0\n";
+    assert!(fed(Shape::List, body, &[], &mut seen).is_ok());
+    assert_eq!(seen.asked, ["bytes secret"]);
     // Whoever writes items otherwise has them looked at all the same.
     for body in [
         "items:\n # a comment\n- data:\n    k: secret\n",
