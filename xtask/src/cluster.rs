@@ -23,7 +23,7 @@ mod images;
 mod keys;
 mod node;
 mod place;
-mod state;
+pub(crate) mod state;
 
 use control_plane::{ControlPlane, Flags};
 use keys::Keys;

@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: the story on the terminal, every step of it checked.
 
+mod kubernetes;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,10 +15,11 @@ use crate::lab::session::Session;
 use crate::packages::{self, Purpose};
 use crate::{build, lab, shell};
 
-/// See Bailiff work, on a real PostgreSQL, in under a minute.
+/// See Bailiff work, on a real PostgreSQL and a real Kubernetes API server.
 ///
 /// Installs what is missing, builds, starts a throw-away PostgreSQL, and runs unchanged psql in
-/// two sandboxes (examples/demo: two pods, one target, two policies). Each step prints the real
+/// two sandboxes (examples/demo: two pods, one target, two policies). Then, in a second act,
+/// unchanged kubectl before a throw-away control plane (examples/demo-kubernetes). Each step prints the real
 /// command and its real output, and is checked: a demo that no longer works fails. Needs root.
 /// Nothing is left behind, also after Ctrl-C.
 #[derive(clap::Args)]
@@ -24,6 +27,15 @@ pub(crate) struct Args {
     /// Build with optimisation.
     #[arg(long)]
     release: bool,
+    /// Show one act alone. The first takes less than a minute; for the second Kubernetes is built once, in some ten.
+    #[arg(long)]
+    act: Option<Act>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Act {
+    Databases,
+    Kubernetes,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -37,8 +49,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     lab::catch_signals()?;
 
     let begun = Instant::now();
-    let stage = Stage::set_up(if args.release { "release" } else { "debug" })?;
-    tell(&stage)?;
+    let profile = if args.release { "release" } else { "debug" };
+    if args.act != Some(Act::Kubernetes) {
+        tell(&Stage::set_up(profile)?)?;
+    }
+    if args.act != Some(Act::Databases) {
+        kubernetes::prepare()?;
+        kubernetes::tell(profile)?;
+    }
     println!(
         "\nEverything above was checked. It took {}.",
         shell::human(begun.elapsed())

@@ -85,7 +85,10 @@ impl Status {
                 if let Some(subresource) = &resource.subresource {
                     what = format!("{what}/{subresource}");
                 }
-                format!("{what} {:?} is forbidden", details.name)
+                match details.name.as_str() {
+                    "" => format!("{what} is forbidden"),
+                    name => format!("{what} {name:?} is forbidden"),
+                }
             }
             ApiSubject::Path(path) => format!("forbidden: {} {path:?}", request.verb),
             ApiSubject::Unknown => match doubt {
