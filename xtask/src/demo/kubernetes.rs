@@ -55,9 +55,6 @@ pub(super) fn tell(profile: &str) -> Result<()> {
         .has("made for another pod")?
         .has("Forbidden")?;
 
-    say(
-        "The cluster's audit log has what was allowed, and the agent's record what was asked, under the same ids.",
-    );
     Ok(())
 }
 
