@@ -30,6 +30,7 @@ import (
 
 // What it can be. Each is called with os.Args as that program itself would see them, and doesn't return.
 var components = map[string]func(){
+	"client":                  client,
 	"decode":                  decode,
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"kube-apiserver":          serve(apiserver.NewAPIServerCommand),

@@ -12,7 +12,7 @@ pub const RULES: &str = r#"    - name: discover
       requests: [{verbs: [get], paths: ["*"]}]
       action: Allow
     - name: work
-      requests: [{groups: ["*"], resources: [secrets, configmaps, pods, deployments, podtemplates, events]}]
+      requests: [{groups: ["*"], resources: [secrets, configmaps, pods, deployments, podtemplates, events, leases]}]
       action: Allow
     - name: nodes
       requests: [{verbs: [get], groups: [""], resources: [nodes/proxy]}]

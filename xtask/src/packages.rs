@@ -265,6 +265,12 @@ const NEEDS: &[Need] = &[
         found: || has_python_module("psycopg"),
     },
     Need {
+        package: "python3-kubernetes",
+        why: "a client of the Kubernetes API that must work unchanged",
+        purposes: &[Purpose::Test],
+        found: || has_python_module("kubernetes"),
+    },
+    Need {
         package: "python3-asyncpg",
         why: "another one, with an implementation of the protocol of its own",
         purposes: &[Purpose::Test, Purpose::Corpus],
