@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -36,8 +37,8 @@ func work() error {
 	if len(os.Args) != 4 {
 		return errors.New("usage: client KUBECONFIG NAMESPACE json|protobuf")
 	}
-	// Read once, when the first client is made.
-	if err := os.Setenv("KUBE_FEATURE_WatchListClient", "true"); err != nil {
+	// In a program that is also the servers, their gates are the clients', too.
+	if err := utilfeature.DefaultMutableFeatureGate.Set("WatchListClient=true"); err != nil {
 		return err
 	}
 	namespace := os.Args[2]
