@@ -68,6 +68,8 @@ pub fn lab(namespace: &str) -> Result<Option<ApiLab>> {
     for object in [
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace},
                "data": {"password": "Y2FuYXJ5LWh1bnRlcjIteDc=", "user": "YWRtaW4="}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "written", "namespace": namespace},
+               "stringData": {"password": "canary-hunter2-x7"}}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "namespace": namespace},
                "data": {"api-token": "canary-hunter2-x7", "mode": "fast"}, "binaryData": {"blob": "Y2FuYXJ5LWh1bnRlcjIteDc="}}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "notes", "namespace": namespace}, "data": {"api-token": "seen"}}),

@@ -119,7 +119,7 @@ fn the_kubernetes_api_is_spoken_by_verified_tls_alone() -> Result<()> {
     in_target(
         bare,
         &[
-            "t.yaml:4: clients of the Kubernetes API begin with TLS, and there is no certificate to show them → give tls.client with mode: Require, and caCertificateFile and caKeyFile, or certificateFile and keyFile",
+            "t.yaml:4: clients of the Kubernetes API begin with TLS, and there is no certificate to show them → give tls.client with mode: Require and csr: {}, or caCertificateFile and caKeyFile, or certificateFile and keyFile",
             "t.yaml:4: the API server is always spoken to by TLS and verified, and it isn't said by which CA → give tls.upstream with mode: Verify and caFile: the cluster's CA",
         ],
     )?;

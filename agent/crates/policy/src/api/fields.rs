@@ -132,10 +132,15 @@ impl FieldMasks {
             .iter()
             .filter(|mask| mask.objects.of_resource(group, resource))
         {
-            all.starts.push((Arc::new(mask.objects.clone()), all.steps.len()));
-            let steps = mask.path.steps().iter().cloned();
-            all.steps.extend(steps.map(Position::Step));
-            all.steps.push(Position::Masked(mask.action));
+            all.add(mask, mask.path.steps());
+            // A secret is written by either, and what was applied last keeps what was written.
+            if group.is_empty() && resource == "secrets" && mask.path.begins_at("data") {
+                let mut steps = mask.path.steps().to_vec();
+                if let Some(first) = steps.first_mut() {
+                    *first = Step::Key(Glob::new("stringData"));
+                }
+                all.add(mask, &steps);
+            }
             // Printers of built-in kinds show none of these; those of custom resources may show any field.
             all.hides_cells |= !built_in || !mask.path.is_never_printed();
         }
@@ -151,6 +156,13 @@ impl FieldMasks {
         }
         // Loading holds their number below the cap. Uncertainty denies: without room for a step nothing can be followed.
         (!all.starts.is_empty()).then_some(all)
+    }
+
+    fn add(&mut self, mask: &FieldMask, steps: &[Step]) {
+        self.starts
+            .push((Arc::new(mask.objects.clone()), self.steps.len()));
+        self.steps.extend(steps.iter().cloned().map(Position::Step));
+        self.steps.push(Position::Masked(mask.action));
     }
 
     /// Where the walk through an object begins.
@@ -318,7 +330,10 @@ pub(crate) struct AllMasks {
 impl AllMasks {
     /// How many steps they take together; [`MAX_STEPS`] is the most.
     pub(crate) fn steps(&self) -> usize {
-        let masks = self.masks.iter().map(|mask| mask.path.steps().len() + 1);
+        let masks = self.masks.iter().map(|mask| {
+            let twice = mask.path.begins_at("data");
+            (mask.path.steps().len() + 1) * if twice { 2 } else { 1 }
+        });
         masks.sum::<usize>() + self.detects.len()
     }
 

@@ -89,6 +89,11 @@ impl FieldPath {
         &self.steps
     }
 
+    /// Whether it begins with this member, and perhaps with others.
+    pub(super) fn begins_at(&self, key: &str) -> bool {
+        matches!(self.steps.first(), Some(Step::Key(glob)) if glob.matches(key))
+    }
+
     /// Whether it only names what is never masked, so that it would hide nothing.
     fn is_identity(&self) -> bool {
         match self.steps.as_slice() {

@@ -30,7 +30,7 @@ fn is_masked(masks: &FieldMasks, path: &[&str]) -> bool {
 
 #[test]
 fn members_without_a_known_name_may_be_meant_unless_all_names_are_known() {
-    let known = |name: &str| matches!(name, "data" | "spec" | "containers");
+    let known = |name: &str| matches!(name, "data" | "stringData" | "spec" | "containers");
     let unnamed = |paths: &[&str], at: &[&str]| {
         let all = masks(paths);
         let root = all.root(None, None);
@@ -103,6 +103,15 @@ fn places_that_lead_nowhere_pass() {
     assert!(!all.passes(root));
     assert!(all.passes(all.member(root, "type")));
     assert!(all.passes(all.member(all.member(root, "data"), "other")));
+}
+
+#[test]
+fn what_a_secret_is_written_by_is_masked_with_what_it_holds() {
+    let all = masks(&["data.password"]);
+    assert!(is_masked(&all, &["stringData", "password"]));
+    assert!(!is_masked(&all, &["stringData", "user"]));
+    let pods = FieldMasks::of(&[mask("data.password")], &[], "", "pods").unwrap();
+    assert!(!is_masked(&pods, &["stringData", "password"]));
 }
 
 #[test]
