@@ -24,7 +24,9 @@ pub const RULES: &str = r#"    - name: discover
 "#;
 
 /// Values that are masked. Nothing that reaches a pod, the record, the log or the metrics has any of them.
-pub const CANARIES: [&str; 4] = [
+pub const CANARIES: [&str; 6] = [
+    "canary-written-77",
+    "Y2FuYXJ5LXdyaXR0ZW4tNzc=",
     "canary-hunter2-x7",
     "Y2FuYXJ5LWh1bnRlcjIteDc=",
     "canary-env-51b2",
@@ -69,7 +71,7 @@ pub fn lab(namespace: &str) -> Result<Option<ApiLab>> {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace},
                "data": {"password": "Y2FuYXJ5LWh1bnRlcjIteDc=", "user": "YWRtaW4="}}),
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "written", "namespace": namespace},
-               "stringData": {"password": "canary-hunter2-x7"}}),
+               "stringData": {"password": "canary-written-77"}}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "namespace": namespace},
                "data": {"api-token": "canary-hunter2-x7", "mode": "fast"}, "binaryData": {"blob": "Y2FuYXJ5LWh1bnRlcjIteDc="}}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "notes", "namespace": namespace}, "data": {"api-token": "seen"}}),

@@ -8,7 +8,9 @@ use bailiff_tests::masked::{CANARIES, is_whole, lab, no_canary, said};
 use bailiff_tests::{ApiLab, harness_program};
 
 /// The values of the lab's objects as they are, and as they are shown, in the forms in which clients print them.
-const SHOWN: [(&str, &str); 5] = [
+const SHOWN: [(&str, &str); 7] = [
+    ("canary-written-77", "[masked]"),
+    ("Y2FuYXJ5LXdyaXR0ZW4tNzc=", "W21hc2tlZF0="),
     ("Y2FuYXJ5LWh1bnRlcjIteDc=", "W21hc2tlZF0="),
     ("YWRtaW4=", "W21hc2tlZF0="),
     ("canary-hunter2-x7", "****2-x7"),
