@@ -169,6 +169,7 @@ impl Api {
         Ok(output.stdout)
     }
 
+    #[expect(clippy::indexing_slicing, reason = "members that are added to JSON objects")]
     fn fill(&self) -> Result<()> {
         let of = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}});
         let mut secret = of("Secret", "applied");

@@ -50,7 +50,12 @@ pub(crate) struct Objects {
 impl Objects {
     fn of_resource(&self, group: &str, resource: &str) -> bool {
         let among = |globs: &[Glob], name: &str| globs.iter().any(|glob| glob.matches(name));
-        among(&self.resources, resource) && self.groups.as_ref().is_none_or(|globs| among(globs, group))
+        among(&self.resources, resource)
+            && self.groups.as_ref().is_none_or(|globs| {
+                // The same events are served by both.
+                let both = resource == "events" && matches!(group, "" | "events.k8s.io");
+                among(globs, group) || both && (among(globs, "") || among(globs, "events.k8s.io"))
+            })
     }
 
     /// Whether an object may be one of them. What can't be told may be any.

@@ -115,6 +115,24 @@ fn what_a_secret_is_written_by_is_masked_with_what_it_holds() {
 }
 
 #[test]
+fn events_are_the_same_in_both_of_their_groups() {
+    let of = |written: &str, group: &str| {
+        let objects = Objects {
+            groups: Some(vec![Glob::new(written)]),
+            resources: vec![Glob::new("events")],
+            ..mask("message").objects
+        };
+        let one = FieldMask {
+            objects,
+            ..mask("message")
+        };
+        FieldMasks::of(&[one], &[], group, "events").is_some()
+    };
+    assert!(of("", "events.k8s.io") && of("events.k8s.io", "") && of("", ""));
+    assert!(!of("", "example.com"));
+}
+
+#[test]
 fn objects_are_told_by_namespace_and_name() {
     let one = FieldMask {
         objects: Objects {
