@@ -299,3 +299,102 @@ fn a_server_that_isnt_there_is_a_status() -> Result<()> {
     }
     Ok(())
 }
+
+/// A frame of HTTP/2. (RFC 9113, 4.1.)
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
+    let mut all = length.get(1..).unwrap_or_default().to_vec();
+    all.extend([kind, flags]);
+    all.extend(stream.to_be_bytes());
+    all.extend(payload);
+    all
+}
+
+/// A request for /version as HPACK writes it: three of the static table's entries, and the path. (RFC 7541.)
+const VERSION: &[u8] = b"\x82\x87\x04\x08/version\x01\x01x";
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM_AND_HEADERS: u8 = 5;
+
+/// The types of the frames that come back until the other side closes or has nothing more.
+fn frames(stream: &mut Stream) -> Result<Vec<u8>> {
+    stream.sock.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut kinds = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).is_err() {
+            return Ok(kinds);
+        }
+        let [a, b, c, kind, ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        if stream.read_exact(&mut payload).is_err() {
+            return Ok(kinds);
+        }
+        kinds.push(kind);
+    }
+}
+
+#[test]
+fn ten_thousand_streams_take_neither_memory_nor_others_turn() -> Result<()> {
+    let Some(mut pod) = Pod::new("streams")? else {
+        return Ok(());
+    };
+    let plain = Arc::clone(&pod.config);
+    let mut config = (*pod.config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let config = Arc::new(config);
+    let before = pod.agent.resident_kib()?;
+    let stream_of = |number: u32| number * 2 + 1;
+    let all_at_once: Vec<u8> = (0..10_000)
+        .flat_map(|number| frame(HEADERS, END_STREAM_AND_HEADERS, stream_of(number), VERSION))
+        .collect();
+    let begun_and_reset: Vec<u8> = (0..10_000)
+        .flat_map(|number| {
+            let mut both = frame(HEADERS, END_STREAM_AND_HEADERS, stream_of(number), VERSION);
+            // CANCEL: what is called rapid reset.
+            both.extend(frame(RESET, 0, stream_of(number), &[0, 0, 0, 8]));
+            both
+        })
+        .collect();
+    let mut endless = frame(HEADERS, 1, 1, VERSION);
+    for _ in 0..10_000 {
+        endless.extend(frame(
+            CONTINUATION,
+            0,
+            1,
+            &[b"\x00\x01a\x7f\x80\x01".as_slice(), &[b'b'; 255]].concat(),
+        ));
+    }
+    for (what, flood) in [
+        ("all at once", &all_at_once),
+        ("begun and reset", &begun_and_reset),
+        ("headers that go on", &endless),
+    ] {
+        pod.config = Arc::clone(&config);
+        let mut stream = pod.connect()?;
+        let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        begin.extend(frame(SETTINGS, 0, 0, &[]));
+        stream.write_all(&begin)?;
+        // It may have had enough before all was said.
+        let _ = stream.write_all(flood).and_then(|()| stream.flush());
+        let came = frames(&mut stream)?;
+        ensure!(
+            came.contains(&RESET)
+                || came.contains(&GOAWAY)
+                || came.is_empty()
+                || what == "headers that go on",
+            "{what}: nothing was refused: {came:?}"
+        );
+        // Another connection is served meanwhile.
+        pod.config = Arc::clone(&plain);
+        let mut other = pod.connect()?;
+        let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+        ensure!(pod.ask(&mut other, &path)?.starts_with("HTTP/1.1 200 "), "{what}");
+        let took = pod.agent.resident_kib()?.saturating_sub(before);
+        ensure!(took < 64 << 10, "{what}: {took} KiB");
+    }
+    Ok(())
+}
