@@ -203,8 +203,7 @@ impl Masked {
     fn take(&mut self, data: &Bytes) -> Result<(), Withheld> {
         let Some(unpack) = &mut self.unpack else {
             self.stream.feed(data, &mut self.masker, &mut self.made)?;
-            self.ready
-                .extend(self.made.drain(..).filter(|bytes| !bytes.is_empty()));
+            self.pass();
             return Ok(());
         };
         for piece in data.chunks(UNPACKED_AT_ONCE) {
@@ -214,8 +213,7 @@ impl Masked {
                 self.stream.feed(&plain, &mut self.masker, &mut self.made)?;
             }
         }
-        self.ready
-            .extend(self.made.drain(..).filter(|bytes| !bytes.is_empty()));
+        self.pass();
         Ok(())
     }
 
@@ -228,8 +226,13 @@ impl Masked {
             }
         }
         self.stream.finish(&mut self.masker, &mut self.made)?;
-        self.ready
-            .extend(self.made.drain(..).filter(|bytes| !bytes.is_empty()));
+        self.pass();
         Ok(())
+    }
+
+    /// What was made may be passed on.
+    fn pass(&mut self) {
+        let made = self.made.drain(..).filter(|bytes| !bytes.is_empty());
+        self.ready.extend(made);
     }
 }

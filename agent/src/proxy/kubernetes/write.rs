@@ -15,8 +15,8 @@ use bailiff_model::{ApiRequest, ApiSubject, ApiVerb};
 use bailiff_policy::{FieldMasks, type_request};
 use bailiff_wire::kubernetes::schema::Type;
 use bailiff_wire::kubernetes::{Format, Malformed, object};
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Limited};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
@@ -59,11 +59,13 @@ pub(super) async fn look(
         return Ok(Request::from_parts(head, Sent::Passed(body)));
     }
     if head.headers.contains_key("content-encoding") {
-        return Err(unsupported("a body with a Content-Encoding can't be looked at"));
+        return Err(Status::unsupported(
+            "a body with a Content-Encoding can't be looked at",
+        ));
     }
     let body = whole(body, MAX_BODY).await?;
     let (kind, mut format) = form(&head.headers).ok_or_else(|| {
-        unsupported("fields of this resource are masked, so that what is written to it must be JSON, YAML, protobuf or CBOR")
+        Status::unsupported("fields of this resource are masked, so that what is written to it must be JSON, YAML, protobuf or CBOR")
     })?;
     // JSON is YAML, and what most clients apply.
     if format == Format::Yaml && body.trim_ascii_start().first() == Some(&b'{') {
@@ -78,12 +80,8 @@ pub(super) async fn look(
     let of = Some(type_of(asked)).filter(|of| !of.is_unknown());
     let mut written = Restorer::over(masks, asked, None);
     walk(format, of, &body, &mut written)?;
-    if !written.touches_masked() {
+    if creates || !written.touches_masked() {
         written.check_placeholders(creates)?;
-        return Ok(Request::from_parts(head, Sent::whole(body)));
-    }
-    if creates {
-        written.check_placeholders(true)?;
         return Ok(Request::from_parts(head, Sent::whole(body)));
     }
     let Some(originals) = read(connection, masks, &head).await? else {
@@ -123,7 +121,7 @@ fn walk(
     let mut out = Vec::new();
     match object(format, of, body, fields, &mut out) {
         Ok(changed) => Ok(changed.then(|| Bytes::from(out))),
-        Err(Malformed::Kind) => Err(unsupported(
+        Err(Malformed::Kind) => Err(Status::unsupported(
             "fields of this resource are masked, and its kind isn't known in this format; write it as JSON",
         )),
         Err(why) => Err(Status::bad_request(&format!(
@@ -215,20 +213,9 @@ async fn read(
 }
 
 async fn whole(body: Incoming, most: usize) -> Result<Bytes, Status> {
-    let mut held = BytesMut::new();
-    let mut body = std::pin::pin!(Limited::new(body, most));
-    while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => held.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(Status::too_large(most));
-            }
-            Err(_) => return Err(Status::bad_request("the request's body broke off")),
-        }
+    match Limited::new(body, most).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(most)),
+        Err(_) => Err(Status::bad_request("the request's body broke off")),
     }
-    Ok(held.freeze())
-}
-
-fn unsupported(why: &str) -> Status {
-    Status::unsupported(why)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bailiff_model::{ApiRequest, ApiResource, ApiSubject, ApiVerb};
 
+use super::rule::group_touched;
 use crate::detect::Detection;
 use crate::glob::Glob;
 use crate::mask::MaskAction;
@@ -51,11 +52,10 @@ impl Objects {
     fn of_resource(&self, group: &str, resource: &str) -> bool {
         let among = |globs: &[Glob], name: &str| globs.iter().any(|glob| glob.matches(name));
         among(&self.resources, resource)
-            && self.groups.as_ref().is_none_or(|globs| {
-                // The same events are served by both.
-                let both = resource == "events" && matches!(group, "" | "events.k8s.io");
-                among(globs, group) || both && (among(globs, "") || among(globs, "events.k8s.io"))
-            })
+            && self
+                .groups
+                .as_ref()
+                .is_none_or(|globs| group_touched(globs, group, resource))
     }
 
     /// Whether an object may be one of them. What can't be told may be any.

@@ -136,7 +136,7 @@ impl RequestMatch {
             && self
                 .groups
                 .as_ref()
-                .is_none_or(|globs| group_touched(globs, resource))
+                .is_none_or(|globs| group_touched(globs, &resource.group, &resource.resource))
             && self
                 .resources
                 .as_ref()
@@ -413,10 +413,10 @@ fn surely(globs: &[Glob], name: Option<&str>) -> bool {
 }
 
 /// Events are served under two groups, and are the same.
-fn group_touched(globs: &[Glob], resource: &ApiResource) -> bool {
-    any(globs, &resource.group)
-        || resource.resource == "events"
-            && matches!(resource.group.as_str(), "" | "events.k8s.io")
+pub(super) fn group_touched(globs: &[Glob], group: &str, resource: &str) -> bool {
+    any(globs, group)
+        || resource == "events"
+            && matches!(group, "" | "events.k8s.io")
             && (any(globs, "") || any(globs, "events.k8s.io"))
 }
 
