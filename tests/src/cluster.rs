@@ -223,6 +223,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// A serving certificate of the cluster's CA for a name, with its key.
+    pub fn certificate(&self, name: &str) -> Result<(rcgen::Certificate, rcgen::KeyPair)> {
+        let signer = rcgen::Issuer::from_ca_cert_pem(
+            &std::fs::read_to_string(self.ca()?)?,
+            rcgen::KeyPair::from_pem(&std::fs::read_to_string(self.ca_key()?)?)?,
+        )?;
+        let key = rcgen::KeyPair::generate()?;
+        let certificate = rcgen::CertificateParams::new([name.to_owned()])?.signed_by(&key, &signer)?;
+        Ok((certificate, key))
+    }
+
     /// A Pod object, which stays pending where there is no node; returns its uid. A sandbox can stand for it.
     pub fn pod(&self, namespace: &str, name: &str, service_account: &str) -> Result<String> {
         let manifest = serde_json::json!({

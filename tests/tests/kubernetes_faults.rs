@@ -43,13 +43,7 @@ impl Faulty {
             &file,
             text.replace(&real.to_string(), &listener.local_addr()?.to_string()),
         )?;
-        let signer = rcgen::Issuer::from_ca_cert_pem(
-            &std::fs::read_to_string(lab.cluster.ca()?)?,
-            rcgen::KeyPair::from_pem(&std::fs::read_to_string(lab.cluster.ca_key()?)?)?,
-        )?;
-        let key = rcgen::KeyPair::generate()?;
-        let names = ["kubernetes.default.svc".to_owned()];
-        let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &signer)?;
+        let (certificate, key) = lab.cluster.certificate("kubernetes.default.svc")?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| anyhow::anyhow!(error))?;
         let server = rustls::ServerConfig::builder()
             .with_no_client_auth()

@@ -278,12 +278,7 @@ impl Drop for Haproxy {
 fn haproxy(lab: &ApiLab) -> Result<(Haproxy, SocketAddr)> {
     let server = lab.cluster.api_server()?;
     let listen = SocketAddr::new(server.ip(), HAPROXY);
-    let signer = rcgen::Issuer::from_ca_cert_pem(
-        &std::fs::read_to_string(lab.cluster.ca()?)?,
-        rcgen::KeyPair::from_pem(&std::fs::read_to_string(lab.cluster.ca_key()?)?)?,
-    )?;
-    let key = rcgen::KeyPair::generate()?;
-    let certificate = rcgen::CertificateParams::new([NAME.to_owned()])?.signed_by(&key, &signer)?;
+    let (certificate, key) = lab.cluster.certificate(NAME)?;
     let pem = lab.path("haproxy.pem");
     std::fs::write(&pem, certificate.pem() + &key.serialize_pem())?;
     let config = lab.path("haproxy.cfg");
