@@ -9,6 +9,7 @@ mod format;
 pub mod json;
 mod outlet;
 pub mod protobuf;
+mod read;
 pub mod schema;
 #[cfg(test)]
 mod testing;
@@ -18,6 +19,7 @@ pub mod yaml;
 use std::fmt;
 
 pub use format::{Format, Stream, object};
+pub use read::{MAX_VALUES, read};
 
 /// An object is held whole while it is looked at: up to so many bytes. etcd keeps none that is larger than 1.5 MiB, and the API
 /// server takes no request of more than 3 MiB; JSON is larger than what is kept.

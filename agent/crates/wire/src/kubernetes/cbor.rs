@@ -73,6 +73,22 @@ pub(super) struct Cbor<'s> {
 }
 
 impl<'s> Cbor<'s> {
+    pub(super) fn new(bytes: &'s [u8]) -> Result<Self, Malformed> {
+        if bytes.len() > MAX_OBJECT {
+            return Err(Malformed::Long);
+        }
+        Ok(Self { bytes, at: 0 })
+    }
+
+    /// Nothing comes after what was read.
+    pub(super) fn end(&self) -> Result<(), Malformed> {
+        if self.rest().is_empty() {
+            Ok(())
+        } else {
+            Err(Malformed::Form)
+        }
+    }
+
     fn rest(&self) -> &'s [u8] {
         self.bytes.get(self.at..).unwrap_or_default()
     }

@@ -97,6 +97,17 @@ impl Stream {
         }
     }
 
+    /// Memory that it keeps between two pieces, in bytes: of an object that isn't whole, and of what goes in its place.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Json(stream) => stream.held(),
+            Self::Yaml(stream) => stream.held(),
+            Self::Protobuf(stream) => stream.held(),
+            Self::Cbor(stream) => stream.held(),
+        }
+    }
+
     /// Ends the body.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ impl<'s> Json<'s> {
     }
 
     /// Nothing comes after what was read.
-    fn end(&mut self) -> Result<(), Malformed> {
+    pub(super) fn end(&mut self) -> Result<(), Malformed> {
         match self.next() {
             None => Ok(()),
             Some(_) => Err(Malformed::Form),

@@ -100,6 +100,11 @@ impl Outlet {
         Ok(())
     }
 
+    /// Memory that it keeps between two pieces, in bytes.
+    pub(super) fn held(&self) -> usize {
+        self.held.capacity() + self.made.capacity()
+    }
+
     fn pass(&mut self, piece: &Bytes, end: usize, out: &mut Vec<Bytes>) {
         let span = self.from..end;
         if span.is_empty() {

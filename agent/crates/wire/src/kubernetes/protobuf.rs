@@ -10,6 +10,7 @@ mod reader;
 mod scalars;
 mod status;
 mod stream;
+mod value;
 mod walk;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use patch::{Patch, Room};
 use walk::Walk;
 
 pub use stream::Stream;
+pub(super) use value::value;
 
 /// What an object in an envelope begins with.
 const PREFIX: &[u8] = b"k8s\0";

@@ -114,7 +114,7 @@ impl What<'_> {
 }
 
 impl<'s> Yaml<'s> {
-    fn new(bytes: &'s [u8]) -> Result<Self, Malformed> {
+    pub(super) fn new(bytes: &'s [u8]) -> Result<Self, Malformed> {
         if bytes.len() > MAX_OBJECT {
             return Err(Malformed::Long);
         }
@@ -183,11 +183,51 @@ impl<'s> Yaml<'s> {
         Ok(Self { nodes, at: 0 })
     }
 
+    /// Nothing comes after what was read.
+    pub(super) fn end(&self) -> Result<(), Malformed> {
+        if self.at == self.nodes.len() {
+            Ok(())
+        } else {
+            Err(Malformed::Form)
+        }
+    }
+
+    /// Whether every text without quotes is one to all readers: others take `0x10`, `010` and `1_000` for numbers, and dates for times.
+    pub(super) fn is_plain(&self, source: &[u8]) -> bool {
+        let quoted =
+            |node: &Node<'_>| matches!(source.get(node.span.start), Some(b'"' | b'\'' | b'|' | b'>'));
+        self.nodes.iter().all(|node| match &node.what {
+            What::Text(text) => quoted(node) || !may_be_number(text),
+            // Of a key it is how it is written that counts.
+            _ => true,
+        })
+    }
+
     fn next(&mut self) -> Result<&Node<'s>, Malformed> {
         let node = self.nodes.get(self.at).ok_or(Malformed::Form)?;
         self.at += 1;
         Ok(node)
     }
+}
+
+/// Whether YAML 1.1 may have a number or a time where 1.2 has a text. `10.0.0.1`, `1Gi` and `80:8080` are texts to both.
+fn may_be_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let bare: String = unsigned.chars().filter(|char| *char != '_').collect();
+    if let Some(rest) = bare.strip_prefix('0')
+        && let Some(digits) = rest.strip_prefix(['x', 'X', 'o', 'O', 'b', 'B'])
+    {
+        return digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    }
+    let lower = bare.to_ascii_lowercase();
+    let year = bare.split('-').next().unwrap_or_default();
+    let is_date =
+        year.len() == 4 && year.len() < bare.len() && year.bytes().all(|byte| byte.is_ascii_digit());
+    // Rust takes what Go takes, and more: `inf`, too.
+    let first = bare.bytes().next().unwrap_or(b'a');
+    is_date
+        || matches!(lower.as_str(), ".inf" | ".nan")
+        || (first.is_ascii_digit() || first == b'.') && bare.parse::<f64>().is_ok()
 }
 
 /// Where it is said that a block comes next.

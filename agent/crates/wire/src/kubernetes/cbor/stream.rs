@@ -105,6 +105,12 @@ impl Stream {
         self.outlet.end(chunk, out)
     }
 
+    /// Memory that it keeps between two pieces, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.outlet.held() + self.made.capacity()
+    }
+
     /// The body ended. In CBOR nothing is left then; the arguments are those of other formats.
     ///
     /// # Errors

@@ -136,6 +136,12 @@ impl Stream {
         self.outlet.end(chunk, out)
     }
 
+    /// Memory that it keeps between two pieces, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.outlet.held() + self.made.capacity() + self.lead.capacity() + self.unit.head.capacity()
+    }
+
     /// The body ended. An envelope without content is passed on only here.
     ///
     /// # Errors

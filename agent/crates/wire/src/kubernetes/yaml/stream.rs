@@ -97,6 +97,12 @@ impl Stream {
         self.outlet.end(chunk, out)
     }
 
+    /// Memory that it keeps between two pieces, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.outlet.held() + self.made.capacity() + self.line.capacity()
+    }
+
     /// The body ended: passes on what is left.
     ///
     /// # Errors
