@@ -78,6 +78,9 @@ enum Action {
         /// End it when standard input ends, and remove its files unless a component had ended by itself.
         #[arg(long)]
         until_end_of_input: bool,
+        /// Components may end by themselves: somebody kills them on purpose.
+        #[arg(long)]
+        components_may_end: bool,
     },
 }
 
@@ -112,7 +115,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Action::Serve {
             start,
             until_end_of_input,
-        } => serve(&files, start, *until_end_of_input),
+            components_may_end,
+        } => serve(&files, start, *until_end_of_input, *components_may_end),
     }
 }
 
@@ -231,7 +235,7 @@ fn show(ready: &Ready, files: &Files) {
 }
 
 /// Starts everything, tells when it is ready, and holds it until it is asked to end.
-fn serve(files: &Files, start: &Start, until_end_of_input: bool) -> Result<()> {
+fn serve(files: &Files, start: &Start, until_end_of_input: bool, may_end: bool) -> Result<()> {
     components::ensure_built()?;
     lab::catch_signals()?;
     let ended = Arc::new(AtomicBool::new(false));
@@ -259,13 +263,16 @@ fn serve(files: &Files, start: &Start, until_end_of_input: bool) -> Result<()> {
     let of_node = node.iter().flat_map(|node| node.components.iter().rev());
     let components = control_plane.components.iter().rev().chain(of_node);
     let names = components.map(|component| component.name.to_owned()).collect();
-    files.note_ready(place.slot(), &keys, node.as_ref().map(|_| node::NAME), names)?;
+    files.note_ready(place.slot(), &keys, node.as_ref(), names)?;
     println!("ready");
     let mut failed = false;
     while !ended.load(Ordering::Relaxed) && lab::checkpoint().is_ok() {
         let runs = control_plane.still_runs(files);
         let runs = runs.and_then(|()| node.as_mut().map_or(Ok(()), |node| node.still_runs(files)));
-        if !failed && let Err(error) = runs {
+        if !failed
+            && !may_end
+            && let Err(error) = runs
+        {
             // The others go on, for whoever wants to look.
             eprintln!("{error:#}");
             failed = true;

@@ -16,9 +16,10 @@ use crate::{build, cluster, shell};
 ///
 /// A real control plane holds 5,000 pods. Clients over HTTP/2 read a small object with 1 and 16
 /// connections, list the pods as JSON and protobuf, and watch an object that is written again and
-/// again; HAProxy ends TLS in front and begins it anew behind, as the agent does. For Bailiff the
-/// client runs in a `bailiff run` sandbox with policy and recording on: once without masks, once
-/// with a mask on every pod's environment. In every round each takes its turn in each cell; the
+/// again; HAProxy ends TLS in front and begins it anew behind, as the agent does. All clients run
+/// in `bailiff run` sandboxes, as pods have network namespaces of their own; what two of them dial
+/// is no target there. For Bailiff policy and recording are on: once without masks, once with a
+/// mask on every pod's environment. In every round each takes its turn in each cell; the
 /// table shows medians over the rounds.
 ///
 /// `memory` is by how much a list raises the most that the agent had resident.

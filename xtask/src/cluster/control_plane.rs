@@ -135,12 +135,14 @@ impl ControlPlane {
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Who did what, without bodies, for every request; no stage but the last, so that one request is one line, and a
-/// long one two.
+/// long one two. In one namespace with bodies: the agent's record of them is held against that.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- level: RequestResponse
+  namespaces: [recorded-whole]
 - level: Metadata
 ";
 

@@ -65,6 +65,11 @@ impl Hierarchies {
             .collect()
     }
 
+    /// The node's cgroup in the second version's.
+    pub(crate) fn unified(&self) -> &Path {
+        &self.unified
+    }
+
     /// Where the node's own processes are in the second version's, beside those of its pods.
     pub(crate) fn init(&self) -> PathBuf {
         self.unified.join("init/cgroup.procs")

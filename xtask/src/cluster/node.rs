@@ -28,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) components: Vec<Component>,
     _link: Link,
     cgroups: Hierarchies,
+    process: u32,
 }
 
 impl Node {
@@ -57,12 +58,14 @@ impl Node {
             components: Vec::new(),
             _link: Link(slot),
             cgroups,
+            process: 0,
         };
         this.add(files, "node", first)?;
         this.wait(files, "the node's file systems", || {
             Ok(folder.join("ready").exists())
         })?;
         let pid = this.components.first().context("no process")?.process.pid();
+        this.process = pid;
         let mut doors = this.cgroups.doors();
         doors.pop();
         doors.push(this.cgroups.init());
@@ -103,6 +106,16 @@ impl Node {
             Ok(said.stdout == b"True")
         })?;
         Ok(this)
+    }
+
+    /// The process that holds its namespaces.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// Its cgroup of the second version.
+    pub(crate) fn cgroup(&self) -> &Path {
+        self.cgroups.unified()
     }
 
     fn add(&mut self, files: &Files, name: &'static str, mut command: Command) -> Result<()> {

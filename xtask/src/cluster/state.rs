@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::components::{self, program};
 use super::keys::Keys;
+use super::node::{self, Node};
 use super::place::{self, Slot};
 use crate::shell;
 
@@ -44,6 +45,12 @@ pub(crate) struct Ready {
     pub(crate) programs: PathBuf,
     /// The node's name, where there is one.
     pub(crate) node: Option<String>,
+    /// Its address.
+    pub(crate) node_address: Option<String>,
+    /// The process that holds its namespaces.
+    pub(crate) node_process: Option<u32>,
+    /// Its cgroup of the second version, in which kubelet makes `kubepods`.
+    pub(crate) node_cgroup: Option<PathBuf>,
     /// What runs, by the names of their logs.
     pub(crate) components: Vec<String>,
 }
@@ -146,7 +153,7 @@ impl Files {
         &self,
         slot: Slot,
         keys: &Keys,
-        node: Option<&str>,
+        node: Option<&Node>,
         components: Vec<String>,
     ) -> Result<Ready> {
         let ready = Ready {
@@ -160,7 +167,10 @@ impl Files {
             ca_key: keys.file("ca.key"),
             audit_log: self.audit_log(),
             programs: components::folder(),
-            node: node.map(str::to_owned),
+            node: node.map(|_| node::NAME.to_owned()),
+            node_address: node.map(|_| slot.node().to_string()),
+            node_process: node.map(Node::process),
+            node_cgroup: node.map(|node| node.cgroup().to_owned()),
             components,
         };
         let new = self.folder.join("cluster.json.new");

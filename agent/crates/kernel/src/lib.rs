@@ -12,6 +12,7 @@ pub mod probe;
 mod redirect;
 pub mod spawn;
 mod sys;
+pub mod veth;
 
 pub use connections::Sweep;
 pub use error::KernelError;

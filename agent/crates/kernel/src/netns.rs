@@ -54,6 +54,12 @@ impl NetnsFd {
         self.cookie
     }
 
+    /// The descriptor alone.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Takes the calling thread in, until the guard is dropped, also by a panic.
     pub fn enter(&self) -> io::Result<Entered> {
         let back = File::open("/proc/thread-self/ns/net")?;
