@@ -246,7 +246,7 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String
     );
     for (target, supply) in &told.certificates {
         let missing = match supply {
-            Supply::Missing(why) => Some(why.as_str()),
+            Supply::Missing(why) | Supply::Untrusted(why) => Some(why.as_str()),
             Supply::Good | Supply::Ending(_) => None,
         };
         condition(

@@ -1,5 +1,6 @@
 //! Wiring: what runs on which thread, how it starts, drains and stops.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
 use bailiff_kernel::{GuardBy, Options as RedirectOptions, Redirect, TargetEntry, cgroup, net};
-use bailiff_model::PodInfo;
+use bailiff_model::{CgroupId, PodInfo};
 use bailiff_policy::catalog::CatalogLimits;
 use bailiff_policy::{ParserPool, PolicySet};
 use tokio_util::sync::CancellationToken;
@@ -70,8 +71,8 @@ pub struct PodSpec {
     pub cgroup: PathBuf,
     /// Its network namespace.
     pub netns: OwnedFd,
-    /// The host's side of its link, in the agent's namespace.
-    pub host_link: Option<String>,
+    /// The host's sides of its links, in the agent's namespace.
+    pub host_links: Vec<String>,
 }
 
 /// An agent in force.
@@ -89,10 +90,16 @@ pub struct Agent {
     reviews: ReviewThread,
     admin: Option<Admin>,
     control: Option<Control>,
-    listening: Mutex<Vec<CancellationToken>>,
+    listening: Mutex<HashMap<CgroupId, Listening>>,
     quiet: Option<JoinHandle<()>>,
     followers: Arc<Followers>,
     stop: Arc<AtomicBool>,
+}
+
+/// What goes with a pod.
+struct Listening {
+    stop: CancellationToken,
+    host_links: Vec<String>,
 }
 
 /// The kernel side, steered by whichever thread adds pods or brings new targets; none once it was taken down.
@@ -276,11 +283,12 @@ impl Agent {
             listeners,
             stop: stop.clone(),
         });
+        let host_links = spec.host_links.clone();
         if let Ok(mut listening) = self.listening.lock() {
-            listening.push(stop);
+            listening.insert(id, Listening { stop, host_links });
         }
         steer(&self.redirect, |redirect| -> Result<()> {
-            if let Some(link) = &spec.host_link {
+            for link in &spec.host_links {
                 redirect.guard_link(link)?;
             }
             Ok(redirect.enroll(id, cookie, port)?)
@@ -290,12 +298,37 @@ impl Agent {
         Ok(())
     }
 
+    /// Lets what the processes of a cgroup do go past the agent.
+    pub fn exempt(&self, cgroup: CgroupId) -> Result<()> {
+        steer(&self.redirect, |redirect| redirect.exempt(cgroup)).context("the kernel side is gone")??;
+        Ok(())
+    }
+
+    /// Forgets a pod, or an exempt cgroup. Connections that are open go on; new ones of its processes are refused.
+    pub fn remove_pod(&self, cgroup: CgroupId) -> Result<()> {
+        let listening = self.listening.lock().ok().and_then(|mut all| all.remove(&cgroup));
+        let links = listening.map(|listening| {
+            listening.stop.cancel();
+            listening.host_links
+        });
+        steer(&self.redirect, |redirect| {
+            links
+                .iter()
+                .flatten()
+                .for_each(|link| redirect.unguard_link(link));
+            redirect.unenroll(cgroup)
+        })
+        .context("the kernel side is gone")??;
+        self.attribution.remove(cgroup);
+        Ok(())
+    }
+
     /// Ends accepting, so that new connections are refused, ends idle sessions, and lets the others go on for up to `grace`.
     /// Blocks until all sessions have ended; [`hurry`](Self::hurry) from another thread cuts the grace short.
     pub fn drain(&self, grace: Duration) {
         self.metrics.draining.set(1);
         if let Ok(listening) = self.listening.lock() {
-            listening.iter().for_each(CancellationToken::cancel);
+            listening.values().for_each(|pod| pod.stop.cancel());
         }
         self.workers.drain(grace);
     }

@@ -5,6 +5,7 @@
 
 mod keeper;
 pub(crate) mod request;
+mod trust;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -36,6 +37,8 @@ pub enum Supply {
     Ending(String),
     /// There is none that clients could verify.
     Missing(String),
+    /// Pods trust another CA than the one that it is held against.
+    Untrusted(String),
 }
 
 impl Certificates {
@@ -116,7 +119,10 @@ impl Certificates {
 
 fn supply(issued: &Issued) -> Supply {
     let told = issued.condition().told;
+    let trust = issued.trust();
     match issued.ends() {
+        None if trust.state == "other" => Supply::Missing(format!("{told}; besides, {}", trust.told)),
+        Some(_) if trust.state == "other" => Supply::Untrusted(trust.told),
         None => Supply::Missing(told),
         Some(ends) if ends <= now() => Supply::Missing(format!("it ended {} s ago; {told}", now() - ends)),
         Some(_) if told.is_empty() => Supply::Good,
@@ -130,6 +136,7 @@ fn supply(issued: &Issued) -> Supply {
 /// What metrics say of it.
 fn note(issued: &Issued, metrics: &Metrics) {
     metrics.certificate_state(&issued.target, issued.condition().state);
+    metrics.pods_ca_state(&issued.target, issued.trust().state);
     if let Some(ends) = issued.ends() {
         metrics.certificate_expires(&issued.target, "client", ends);
     }

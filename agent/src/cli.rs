@@ -1,7 +1,9 @@
 //! The command line.
 
+mod agent;
 mod approver;
 mod doctor;
+mod node;
 mod record;
 mod run;
 mod sessions;
@@ -30,6 +32,7 @@ struct Cli {
 enum Command {
     Approver(approver::Args),
     Doctor(doctor::Args),
+    Node(node::Args),
     Record(record::Args),
     Run(run::Args),
     Sessions(sessions::Args),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Approver(args) => approver::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Node(args) => node::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Sessions(args) => sessions::run(&args),

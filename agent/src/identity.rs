@@ -3,13 +3,14 @@
 //! A token is verified by its issuer's keys. That the pod that shows it is another than the one it was made for can be told because the
 //! kernel says who the pod is. The API server verifies tokens by itself, too: what is read here decides nothing there.
 
+mod certificate;
 mod reviews;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bailiff_model::{BoundPod, Identity, PodUid, TokenState};
+use bailiff_model::{AUTHENTICATED, BoundPod, Identity, PodUid, TokenState};
 use bailiff_policy::{TokenIssuer, TokenUsers};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use certificate::{NameError, Named, named};
 pub(crate) use reviews::{ReviewThread, Reviews};
 
 /// A token that is longer is none: the API server's are a kilobyte or two.
@@ -242,9 +244,6 @@ impl Issuer {
         }
     }
 }
-
-/// Every verified user's group.
-const AUTHENTICATED: &str = "system:authenticated";
 
 /// A token with more groups is told with these.
 const MAX_GROUPS: usize = 256;

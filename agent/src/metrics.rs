@@ -52,6 +52,7 @@ pub struct Metrics {
     pub tls_files_refused: IntGauge,
     certificate_expiry: IntGaugeVec,
     certificate_states: IntGaugeVec,
+    pods_ca: IntGaugeVec,
     /// Databases that are masked by their catalogs.
     pub catalogs: IntGauge,
     /// Databases in use whose catalogs can't be had, so that they are masked by names.
@@ -72,7 +73,7 @@ pub struct Metrics {
     ended: IntCounterVec,
     operations: Vec<[IntCounter; 3]>,
     requests: Vec<[IntCounter; 3]>,
-    tokens: [IntCounter; 5],
+    tokens: [IntCounter; 6],
     kernel: IntCounterVec,
 }
 
@@ -165,6 +166,14 @@ impl Metrics {
             &["target", "state"],
         )?;
         registry.register(Box::new(certificate_states.clone()))?;
+        let pods_ca = IntGaugeVec::new(
+            Opts::new(
+                "bailiff_pods_ca_state",
+                "1 for whether the CA that a target's certificate is held against is the one that pods trust: same, other, unknown, or asking.",
+            ),
+            &["target", "state"],
+        )?;
+        registry.register(Box::new(pods_ca.clone()))?;
         let catalog_age = Gauge::new(
             "bailiff_catalog_age_seconds",
             "Seconds since the catalog of which that is longest was known to be fresh.",
@@ -224,6 +233,7 @@ impl Metrics {
             )?,
             certificate_expiry,
             certificate_states,
+            pods_ca,
             catalogs: gauge("bailiff_catalogs", "Databases that are masked by their catalogs.")?,
             catalogs_missing: gauge(
                 "bailiff_catalogs_missing",
@@ -327,8 +337,18 @@ impl Metrics {
         }
     }
 
+    /// Notes whether pods trust the CA that a target's certificate is held against. States are words of the program.
+    pub fn pods_ca_state(&self, target: &TargetName, state: &'static str) {
+        for other in ["asking", "same", "other", "unknown"] {
+            self.pods_ca
+                .with_label_values(&[target.as_str(), other])
+                .set(i64::from(other == state));
+        }
+    }
+
     /// Forgets the targets that may be gone.
     pub fn certificate_states_forgotten(&self) {
+        self.pods_ca.reset();
         self.certificate_states.reset();
     }
 

@@ -7,6 +7,7 @@ mod audit;
 mod chain;
 mod content;
 mod detect;
+mod objects;
 mod ocsf;
 mod render;
 mod store;
@@ -22,7 +23,9 @@ use bailiff_model::{
     ApiRequest, Chain, Decision, Identity, OriginalDst, RecordingLevel, SessionId, TargetName,
 };
 
-use bailiff_policy::Doubt;
+use bailiff_policy::{Doubt, FieldMasks};
+use bailiff_wire::kubernetes::Format;
+use bailiff_wire::kubernetes::schema::Type;
 
 use crate::metrics::Metrics;
 pub use crate::proxy::live::Killing;
@@ -150,12 +153,53 @@ pub struct RequestEnd {
     pub status: u16,
     /// How far the answer came.
     pub outcome: RequestOutcome,
+    /// Why it wasn't passed on whatever policy says: a word of the program.
+    pub refused: Option<&'static str>,
     /// Bytes of its body, where its length was given, and of what followed where the connection stopped to speak HTTP.
     pub bytes_in: u64,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
     /// Values masked in the answer.
     pub masked: u64,
+    /// The bodies, where policy asks for them.
+    pub bodies: Option<Box<Bodies>>,
+}
+
+/// A body as it was kept.
+#[derive(Clone)]
+pub struct Body {
+    /// How it is written.
+    pub format: Format,
+    /// Whether it is a JSON Patch: operations, and no object.
+    pub is_patch: bool,
+    /// Whether it is compressed by gzip.
+    pub packed: bool,
+    /// All of it, or nothing.
+    pub bytes: Vec<u8>,
+    /// Whether it was more than may be kept.
+    pub more: bool,
+}
+
+/// Contents never print.
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body")
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bodies of a request, where policy asks for them.
+#[derive(Debug, Clone)]
+pub struct Bodies {
+    /// What was sent.
+    pub request: Option<Body>,
+    /// What came back, as the client got it.
+    pub response: Option<Body>,
+    /// The type of the objects that it is about.
+    pub of: Type,
+    /// What is masked for whoever sent it.
+    pub masks: Option<Arc<FieldMasks>>,
 }
 
 /// A session's end.
@@ -200,7 +244,15 @@ impl Event {
                     + operation.content.as_ref().map_or(0, |content| content.size())
             }
             Self::End(_) => 128,
-            Self::Request(request) => 1024 + request.uri.len(),
+            Self::Request(request) => {
+                let other = request.request.impersonates.as_ref();
+                let kept = request
+                    .bodies
+                    .iter()
+                    .flat_map(|bodies| [&bodies.request, &bodies.response]);
+                let bytes: usize = kept.flatten().map(|body| body.bytes.len()).sum();
+                1024 + request.uri.len() + other.map_or(0, |other| other.size()) + bytes
+            }
         }
     }
 }

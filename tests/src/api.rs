@@ -175,7 +175,7 @@ impl ApiLab {
     }
 }
 
-fn target(cluster: &Cluster, keys: &std::path::Path) -> Result<String> {
+pub(crate) fn target(cluster: &Cluster, keys: &std::path::Path) -> Result<String> {
     Ok(format!(
         "apiVersion: bailiff.dev/v1alpha1\nkind: Target\nmetadata: {{ name: api }}\nspec:\n  protocol: kubernetes\n  \
          endpoints: [\"{}\", \"{}\"]\n  tls:\n    client: {{ mode: Require, caCertificateFile: {ca}, caKeyFile: {} }}\n    \
@@ -189,7 +189,7 @@ fn target(cluster: &Cluster, keys: &std::path::Path) -> Result<String> {
     ))
 }
 
-fn policy(rules: &str) -> String {
+pub(crate) fn policy(rules: &str) -> String {
     format!(
         "apiVersion: bailiff.dev/v1alpha1\nkind: Policy\nmetadata: {{ name: agents }}\nspec:\n  targets: [api]\n  rules:\n{rules}"
     )

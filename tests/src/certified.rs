@@ -1,6 +1,6 @@
 //! Agents whose serving certificates a real cluster signs, and the approver.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 
+use crate::running::get;
 use crate::{ApiLab, Cluster, Running, bailiff, can_be_root, is_root};
 
 /// How long anything may take that is waited for.
@@ -267,15 +268,7 @@ impl Approver {
 
     /// What its admin server answers, with status and headers.
     pub fn get(&self, path: &str) -> Result<String> {
-        let mut http = std::net::TcpStream::connect(self.admin)?;
-        http.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            http,
-            "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = String::new();
-        http.read_to_string(&mut text)?;
-        Ok(text)
+        get(self.admin, path)
     }
 
     /// Asks it to end, and waits until it has.

@@ -26,6 +26,8 @@ pub struct Cluster {
 pub struct ClusterOptions {
     /// With a node, on which pods run: containerd, kubelet and kube-proxy.
     pub node: bool,
+    /// Whether the test ends some of its components, and so no harm is told by that.
+    pub components_may_end: bool,
     /// Further flags of the API server.
     pub api_server_flags: Vec<String>,
     /// Further flags of the controllers.
@@ -75,6 +77,9 @@ impl Cluster {
         if !options.node {
             command.arg("--control-plane-only");
         }
+        if options.components_may_end {
+            command.arg("--components-may-end");
+        }
         for (name, values) in [
             ("--api-server-flag", &options.api_server_flags),
             ("--controllers-flag", &options.controllers_flags),
@@ -107,6 +112,12 @@ impl Cluster {
             folder: folder.canonicalize()?,
             told: serde_json::from_str(&told)?,
         })
+    }
+
+    pub(crate) fn about(&self, name: &str) -> Result<&Value> {
+        self.told
+            .get(name)
+            .with_context(|| format!("cluster.json says no {name}"))
     }
 
     fn told(&self, name: &str) -> Result<&str> {
@@ -282,6 +293,15 @@ impl Cluster {
             ensure!(Instant::now() < until, "never audited: {what}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The server's own event of a request that the agent recorded: they have the same id.
+    pub fn audited_too(&self, event: &Value) -> Result<Value> {
+        let id = event.get("auditID").and_then(Value::as_str).context("no id")?;
+        self.audited(id, |other| {
+            other.get("auditID").and_then(Value::as_str) == Some(id)
+                && other.get("stage").and_then(Value::as_str) == Some("ResponseComplete")
+        })
     }
 
     /// Ends it, and waits until nothing of it is left; fails if a component had ended before.

@@ -1,6 +1,6 @@
 //! An agent with a sandbox out of which the test itself speaks.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -149,15 +149,7 @@ impl Running {
 
     /// What its admin server answers, with status and headers.
     pub fn get(&self, path: &str) -> Result<String> {
-        let mut http = TcpStream::connect(self.admin)?;
-        http.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            http,
-            "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut text = String::new();
-        http.read_to_string(&mut text)?;
-        Ok(text)
+        get(self.admin, path)
     }
 
     /// All metrics, as served.
@@ -236,4 +228,35 @@ impl Drop for Running {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// What a peer says until it closes its end, in whichever way.
+pub fn until_closed(stream: &mut impl Read) -> Result<String> {
+    let mut said = Vec::new();
+    let outcome = stream.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match outcome {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+            ) =>
+        {
+            Err(error).context(said)
+        }
+        _ => Ok(said),
+    }
+}
+
+/// What an admin server answers, with status and headers.
+pub(crate) fn get(admin: SocketAddr, path: &str) -> Result<String> {
+    let mut http = TcpStream::connect(admin)?;
+    http.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        http,
+        "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    http.read_to_string(&mut text)?;
+    Ok(text)
 }

@@ -194,3 +194,40 @@ fn what_keeps_a_certificate_from_being_had_is_told() -> Result<()> {
     ensure!(state(&agent, "deleted")? == 1);
     Ok(())
 }
+
+#[test]
+fn a_ca_that_pods_dont_trust_is_told_loudly_until_it_is_gone() -> Result<()> {
+    let Some(lab) = Certified::new("other-ca", RULES)? else {
+        return Ok(());
+    };
+    let _approver = lab.approver(&[])?;
+    // The right one, so that what is signed is taken, and another that no pod has.
+    let key = rcgen::KeyPair::generate()?;
+    let other = rcgen::CertificateParams::new(Vec::new())?
+        .self_signed(&key)?
+        .pem();
+    let right = std::fs::read_to_string(lab.cluster.ca()?)?;
+    let file = lab.lab.path("pod-ca.crt");
+    std::fs::write(&file, right.clone() + &other)?;
+    lab.asks(&format!("{{ caFile: {} }}", file.display()))?;
+    let agent = lab.start("other-ca-1")?;
+    let expected = "1 of 2 CA certificates in";
+    let told = lab.until_told(&agent, expected)?;
+    ensure!(
+        told.starts_with("HTTP/1.1 503") && told.contains("[-]certificate:api failed"),
+        "{told}"
+    );
+    let state = |state: &str| {
+        agent.metric(&format!(
+            "bailiff_pods_ca_state{{state=\"{state}\",target=\"api\"}}"
+        ))
+    };
+    ensure!(state("other")? == 1 && state("same")? == 0);
+    let log = agent.log();
+    ensure!(log.matches("pods trust another CA").count() == 1, "{log}");
+    std::fs::write(&file, right)?;
+    let told = lab.until_told(&agent, "[+]certificate:api ok")?;
+    ensure!(told.starts_with("HTTP/1.1 200"), "{told}");
+    ensure!(state("other")? == 0 && state("same")? == 1);
+    Ok(())
+}

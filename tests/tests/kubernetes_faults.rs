@@ -2,13 +2,13 @@
 //!
 //! A server that does this can't be had of a real one, so one stands in: it answers each connection's request by given bytes.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ApiLab, Running};
+use bailiff_tests::{ApiLab, Running, until_closed};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rustls::pki_types::pem::PemObject as _;
@@ -17,6 +17,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 const RULES: &str = r#"    - name: look
       requests: [{verbs: [get, list, watch], groups: [""], resources: [secrets, configmaps]}]
       action: Allow
+    - name: run
+      requests: [{verbs: [create], groups: [""], resources: [pods]}]
+      action: Allow
+    - name: no-secrets
+      requests: [{verbs: [create], mountsSecrets: true}]
+      action: Deny
   masks:
   - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
 "#;
@@ -32,6 +38,11 @@ struct Faulty {
 
 impl Faulty {
     fn new(namespace: &str) -> Result<Option<Self>> {
+        Self::with(namespace, &[])
+    }
+
+    /// With further options of `bailiff run`.
+    fn with(namespace: &str, options: &[&str]) -> Result<Option<Self>> {
         let Some(lab) = ApiLab::new(namespace, "view", RULES)? else {
             return Ok(None);
         };
@@ -55,7 +66,9 @@ impl Faulty {
             .with_no_client_auth();
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Some(Self {
-            agent: lab.enforced.start_with(&["--pod", "agent"])?,
+            agent: lab
+                .enforced
+                .start_with(&[&["--pod", "agent"], options].concat())?,
             lab,
             listener,
             server: Arc::new(server),
@@ -78,6 +91,16 @@ impl Faulty {
     }
 
     fn serve(&self, answer: &[u8]) -> Result<()> {
+        let mut stream = self.accept()?;
+        stream.write_all(answer)?;
+        stream.flush()?;
+        stream.conn.send_close_notify();
+        stream.flush()?;
+        Ok(())
+    }
+
+    /// A connection of the agent's, after its request.
+    fn accept(&self) -> Result<Served> {
         let (socket, _) = self.listener.accept()?;
         socket.set_read_timeout(Some(Duration::from_secs(20)))?;
         socket.set_write_timeout(Some(Duration::from_secs(20)))?;
@@ -89,14 +112,21 @@ impl Faulty {
             stream.read_exact(&mut byte)?;
             head.extend_from_slice(&byte);
         }
-        stream.write_all(answer)?;
-        stream.flush()?;
-        stream.conn.send_close_notify();
-        stream.flush()?;
-        Ok(())
+        Ok(stream)
     }
 
     fn client_says(&self, path: &str) -> Result<String> {
+        said(self.client_asks(path)?)
+    }
+
+    /// A client's connection with a request on it.
+    fn client_asks(&self, path: &str) -> Result<Asked> {
+        let headers = "Host: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+        self.client_sends(format!("GET {path} HTTP/1.1\r\n{headers}").as_bytes())
+    }
+
+    /// The same with whatever it sends.
+    fn client_sends(&self, bytes: &[u8]) -> Result<Asked> {
         let to = self.listener.local_addr()?;
         let socket = self.agent.dial(&to.ip().to_string(), to.port())?;
         socket.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -105,23 +135,18 @@ impl Faulty {
             ServerName::try_from(to.ip().to_string())?,
         )?;
         let mut stream = rustls::StreamOwned::new(session, socket);
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
-        )?;
+        stream.write_all(bytes)?;
         stream.flush()?;
-        let mut answer = Vec::new();
-        match stream.read_to_end(&mut answer) {
-            Ok(_) => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-                ) => {}
-            Err(error) => return Err(error).context(String::from_utf8_lossy(&answer).into_owned()),
-        }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(stream)
     }
+}
+
+type Served = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
+type Asked = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// What comes back until the other side closes.
+fn said(mut stream: Asked) -> Result<String> {
+    until_closed(&mut stream)
 }
 
 fn answer(code: &str, headers: &str, body: &[u8]) -> Vec<u8> {
@@ -255,5 +280,170 @@ fn a_decompression_bomb_takes_no_memory() -> Result<()> {
     let took = faulty.agent.resident_kib()?.saturating_sub(before);
     // One object may be held: 16 MiB, and what it grew by on the way.
     ensure!(took < 96 << 10, "{took} KiB");
+    Ok(())
+}
+
+#[test]
+fn answers_that_are_held_count_as_memory_of_all() -> Result<()> {
+    let limit = ["--workers", "1", "--limit", "memory=32MiB"];
+    let Some(faulty) = Faulty::with("answers-held", &limit)? else {
+        return Ok(());
+    };
+    let one = format!("/api/v1/namespaces/{}/secrets/a", faulty.lab.namespace);
+    let end = b"\"}}";
+    let object = [
+        br#"{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"},"data":{"k":""#.as_slice(),
+        &vec![b'A'; 8 << 20],
+        end,
+    ]
+    .concat();
+    let whole = answer("200 OK", JSON, &object);
+    let (most, rest) = whole
+        .split_at_checked(whole.len() - end.len())
+        .context("it is short")?;
+    let before = faulty.agent.resident_kib()?;
+    // Each is held, since it isn't whole. A server whose answer is refused may be left before it has said it.
+    let mut asked = Vec::new();
+    for _ in 0..12 {
+        let client = faulty.client_asks(&one)?;
+        let mut server = faulty.accept()?;
+        let _ = server.write_all(most).and_then(|()| server.flush());
+        asked.push((client, server));
+    }
+    let took = faulty.agent.resident_kib()?.saturating_sub(before);
+    // 96 MiB were said. Beside what may be held there is what was being moved, and what the allocator keeps.
+    ensure!(took < 72 << 10, "{took} KiB");
+    let (mut good, mut refused) = (0_u64, 0_u64);
+    for (client, mut server) in asked {
+        let _ = server.write_all(rest).and_then(|()| server.flush());
+        let came = said(client)?;
+        if came.starts_with("HTTP/1.1 200 ") {
+            ensure!(
+                came.contains("W21hc2tlZF0=") && !came.contains("AAAA"),
+                "{} bytes",
+                came.len()
+            );
+            good += 1;
+        } else {
+            ensure!(
+                came.starts_with("HTTP/1.1 503 ")
+                    && came.contains("\"kind\":\"Status\"")
+                    && came.contains("no memory left"),
+                "{came}"
+            );
+            refused += 1;
+        }
+    }
+    ensure!(good >= 1 && refused >= 6, "{good} passed, {refused} were refused");
+    ensure!(faulty.agent.reached("memory")? == refused);
+    // All of it was given back.
+    let again = faulty.ask(&one, &whole)?;
+    ensure!(again.starts_with("HTTP/1.1 200 "), "{again}");
+    Ok(())
+}
+
+#[test]
+fn bodies_that_rules_look_at_count_as_memory_of_all() -> Result<()> {
+    let limit = ["--workers", "1", "--limit", "memory=32MiB"];
+    let Some(faulty) = Faulty::with("bodies-held", &limit)? else {
+        return Ok(());
+    };
+    let pods = format!("/api/v1/namespaces/{}/pods", faulty.lab.namespace);
+    let post = |length: usize, body: &str| {
+        let headers = "Host: x\r\nContent-Type: application/json\r\nConnection: close\r\n";
+        format!("POST {pods} HTTP/1.1\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+    };
+    let before = faulty.agent.resident_kib()?;
+    // Each is held, since it isn't whole.
+    let most = post(3 << 20, &" ".repeat(5 << 19));
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        open.push(faulty.client_sends(most.as_bytes())?);
+    }
+    let mut tries = 0..600;
+    while faulty.agent.reached("memory")? < 24 {
+        ensure!(tries.next().is_some(), "bodies are held without an end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let took = faulty.agent.resident_kib()?.saturating_sub(before);
+    // 100 MiB were sent. Beside what may be held there is what was being moved, and what the allocator keeps.
+    ensure!(took < 72 << 10, "{took} KiB");
+    let refused = faulty.agent.reached("memory")?;
+    drop(open);
+    // All of it is given back.
+    let body = r#"{"kind":"Pod","apiVersion":"v1","spec":{"containers":[]}}"#;
+    let made = answer("201 Created", JSON, body.as_bytes());
+    let small = post(body.len(), body);
+    let mut tries = 0..200;
+    while !said(faulty.client_sends(post(1, "{").as_bytes())?)?.contains("more than one way") {
+        ensure!(tries.next().is_some(), "it isn't given back");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let said = std::thread::scope(|scope| {
+        let served = scope.spawn(|| faulty.serve(&made));
+        let said = said(faulty.client_sends(small.as_bytes())?);
+        let _ = served.join();
+        said
+    })?;
+    ensure!(said.starts_with("HTTP/1.1 201 "), "{said}");
+    ensure!(refused <= 40, "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_does_not_read_takes_no_memory_and_no_one_elses_turn() -> Result<()> {
+    let Some(faulty) = Faulty::with("slow-readers", &["--workers", "1"])? else {
+        return Ok(());
+    };
+    let items = 60_000_usize;
+    for (resource, kind) in [("secrets", "Secret"), ("configmaps", "ConfigMap")] {
+        let path = format!("/api/v1/namespaces/{}/{resource}", faulty.lab.namespace);
+        let item = format!(
+            r#"{{"kind":"{kind}","apiVersion":"v1","metadata":{{"name":"a","namespace":"n"}},"data":{{"k":"{}"}}}}"#,
+            "QUFB".repeat(400)
+        );
+        let begin = format!(r#"{{"kind":"{kind}List","apiVersion":"v1","metadata":{{}},"items":["#);
+        let length = begin.len() + items * (item.len() + 1) - 1 + 2;
+        let before = faulty.agent.resident_kib()?;
+        let client = faulty.client_asks(&path)?;
+        let mut server = faulty.accept()?;
+        server.sock.set_write_timeout(Some(Duration::from_secs(120)))?;
+        std::thread::scope(|scope| -> Result<()> {
+            let served = scope.spawn(move || -> Result<()> {
+                write!(
+                    server,
+                    "HTTP/1.1 200 OK\r\n{JSON}Content-Length: {length}\r\n\r\n{begin}"
+                )?;
+                for number in 0..items {
+                    let comma = if number == 0 { "" } else { "," };
+                    server.write_all(format!("{comma}{item}").as_bytes())?;
+                }
+                server.write_all(b"]}")?;
+                server.flush()?;
+                Ok(())
+            });
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(200));
+                let one = format!("/api/v1/namespaces/{}/secrets/a", faulty.lab.namespace);
+                let other = faulty.ask(&one, &answer("200 OK", JSON, OBJECT))?;
+                ensure!(other.starts_with("HTTP/1.1 200 "), "{other}");
+            }
+            ensure!(!served.is_finished(), "{length} bytes were taken in");
+            let took = faulty.agent.resident_kib()?.saturating_sub(before);
+            ensure!(took < 32 << 10, "{took} KiB");
+            // It reads after all, and has missed nothing.
+            let came = said(client)?;
+            served
+                .join()
+                .map_err(|_| anyhow::anyhow!("the server panicked"))??;
+            ensure!(
+                came.matches(r#""name":"a""#).count() == items && came.contains("]}"),
+                "{} bytes",
+                came.len()
+            );
+            ensure!(came.contains("QUFB") == (resource == "configmaps"), "{resource}");
+            Ok(())
+        })?;
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ApiLab, Running};
+use bailiff_tests::{ApiLab, Running, until_closed};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
@@ -396,5 +396,90 @@ fn ten_thousand_streams_take_neither_memory_nor_others_turn() -> Result<()> {
         let took = pod.agent.resident_kib()?.saturating_sub(before);
         ensure!(took < 64 << 10, "{what}: {took} KiB");
     }
+    Ok(())
+}
+
+/// Writes a byte at a time, each in a TLS record of its own.
+fn slowly(stream: &mut Stream, bytes: &[u8]) -> Result<()> {
+    for byte in bytes {
+        stream.write_all(&[*byte])?;
+        stream.flush()?;
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    Ok(())
+}
+
+#[test]
+fn slow_writers_are_served_or_left_and_keep_nobody_waiting() -> Result<()> {
+    let Some(mut pod) = Pod::new("slow-writers")? else {
+        return Ok(());
+    };
+    let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+    // One that never ends its headers, from the beginning on.
+    let mut endless = pod.connect()?;
+    endless.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Slow: ").as_bytes())?;
+    endless.flush()?;
+
+    let mut slow = pod.connect()?;
+    let mut other = pod.connect()?;
+    slowly(
+        &mut slow,
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\n").as_bytes(),
+    )?;
+    ensure!(pod.ask(&mut other, &path)?.starts_with("HTTP/1.1 200 "));
+    let rest = format!("Authorization: Bearer {}\r\n\r\n", pod.token);
+    let (most, last) = rest
+        .as_bytes()
+        .split_at_checked(rest.len().saturating_sub(100))
+        .context("a short token")?;
+    slow.write_all(most)?;
+    slowly(&mut slow, last)?;
+    let mut first = [0; 12];
+    slow.read_exact(&mut first)?;
+    ensure!(&first == b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&first));
+
+    // What a rule refuses is answered at its headers, however slow or large its body is, and the answer isn't lost.
+    for (slow, length) in [(true, 50), (false, 2 << 20)] {
+        let mut refused = pod.connect()?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n",
+            pod.token
+        );
+        refused.write_all(head.as_bytes())?;
+        let body = vec![b' '; length];
+        // It may have had enough before all was said.
+        let _ = if slow {
+            slowly(&mut refused, &body)
+        } else {
+            refused
+                .write_all(&body)
+                .and_then(|()| refused.flush())
+                .map_err(Into::into)
+        };
+        let mut first = [0; 12];
+        refused.read_exact(&mut first)?;
+        ensure!(&first == b"HTTP/1.1 403", "{}", String::from_utf8_lossy(&first));
+    }
+
+    // The same in frames.
+    let plain = Arc::clone(&pod.config);
+    let mut config = (*pod.config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    pod.config = Arc::new(config);
+    let mut framed = pod.connect()?;
+    slowly(&mut framed, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+    slowly(&mut framed, &frame(SETTINGS, 0, 0, &[]))?;
+    slowly(&mut framed, &frame(HEADERS, END_STREAM_AND_HEADERS, 1, VERSION))?;
+    ensure!(frames(&mut framed)?.contains(&HEADERS));
+    pod.config = plain;
+
+    // The first one is left when its time is over: 32 s.
+    endless.sock.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let said = until_closed(&mut endless).context("it is never left")?;
+    ensure!(!said.contains(" 200 "), "{said}");
+    pod.agent.wait_for("the limit is counted", || {
+        Ok(pod.agent.reached("http_headers_time")? == 1)
+    })?;
+    ensure!(pod.ask(&mut other, &path)?.starts_with("HTTP/1.1 200 "));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::ApiLab;
+use bailiff_tests::masked::text;
 use serde_json::Value;
 
 /// Reads of most things and writes of config maps; no secrets, no deletes of pods.
@@ -30,10 +31,6 @@ const RULES: &str = r#"    - name: discover
       message: this token was made for another pod
 "#;
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 fn same(enforced: &Output, direct: &Output, what: &str) -> Result<()> {
     ensure!(
         direct.status.success(),
@@ -57,7 +54,7 @@ fn same(enforced: &Output, direct: &Output, what: &str) -> Result<()> {
 /// Ages pass by the second, and resource versions with whatever happens in the cluster: what differs is asked again.
 fn in_the_end_same(what: &str, ask: impl Fn() -> Result<(Output, Output)>) -> Result<()> {
     let mut outcome = Ok(());
-    for _ in 0..5 {
+    for _ in 0..15 {
         let (enforced, direct) = ask()?;
         outcome = same(&enforced, &direct, what);
         if outcome.is_ok() {
@@ -333,15 +330,7 @@ fn the_record_tells_what_the_servers_own_audit_log_tells() -> Result<()> {
     let events = lab.audited()?;
     ensure!(events.len() > 5, "{events:#?}");
     for event in events {
-        let id = event
-            .get("auditID")
-            .and_then(Value::as_str)
-            .context("no id")?
-            .to_owned();
-        let server = lab.cluster.audited(&id, |other| {
-            other.get("auditID").and_then(Value::as_str) == Some(&id)
-                && other.get("stage").and_then(Value::as_str) == Some("ResponseComplete")
-        })?;
+        let server = lab.cluster.audited_too(&event)?;
         for place in [
             "/verb",
             "/requestURI",

@@ -1,46 +1,14 @@
 //! A record that can't be written: a disk that is really full. What then happens is each target's own choice.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::{
-    ALLOW_ALL, Client, Enforced, Postgres, Running, can_be_root, check, noise, policy, say, target,
+    ALLOW_ALL, Client, Disk, Enforced, Postgres, Running, can_be_root, noise, policy, say, target,
 };
 use serde_json::Value;
-
-/// A small disk.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(place: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&place)?;
-        check(
-            Command::new("mount")
-                .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "bailiff-record"])
-                .arg(&place),
-        )?;
-        Ok(Self(place))
-    }
-
-    fn grow(&self) -> Result<()> {
-        check(
-            Command::new("mount")
-                .args(["-o", "remount,size=64m"])
-                .arg(&self.0),
-        )?;
-        Ok(())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// Two databases of one agent: `waiting` with `whenFull: Block`, and `going` with `whenFull: Drop`.
 struct Full {

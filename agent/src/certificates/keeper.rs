@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::note;
 use super::request::{Progress, USAGES, pem, prefix, progress};
+use super::{note, trust};
 use crate::metrics::Metrics;
 use crate::proxy::tls::{Condition, IssueError, Issued};
 use crate::world::cluster::{ClusterAccess, ClusterError, own_node};
@@ -108,14 +108,16 @@ pub(super) async fn keep(
     mut wanted: watch::Receiver<Vec<Arc<Issued>>>,
     metrics: Arc<Metrics>,
 ) {
-    let mut tasks: Vec<(Arc<Issued>, Task)> = Vec::new();
+    let mut tasks: Vec<(Arc<Issued>, [Task; 2])> = Vec::new();
     loop {
         let now: Vec<_> = wanted.borrow_and_update().clone();
         tasks.retain(|(issued, _)| now.iter().any(|other| Arc::ptr_eq(issued, other)));
         for issued in now {
             if !tasks.iter().any(|(other, _)| Arc::ptr_eq(&issued, other)) {
                 let supplying = supply(access.clone(), Arc::clone(&issued), Arc::clone(&metrics));
-                tasks.push((issued, Task(tokio::spawn(supplying))));
+                let watching = trust::watch(access.clone(), Arc::clone(&issued), Arc::clone(&metrics));
+                let both = [Task(tokio::spawn(supplying)), Task(tokio::spawn(watching))];
+                tasks.push((issued, both));
             }
         }
         if wanted.changed().await.is_err() {

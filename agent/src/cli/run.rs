@@ -2,25 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ExitCode, ExitStatus};
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::app::{Agent, AgentOptions, PodSpec};
-use crate::proxy::{LimitSetting, Limits};
-use crate::world::cluster::ClusterAccess;
+use super::agent::{AgentArgs, CERTIFICATES, GRACE, Place};
+use crate::app::{Agent, PodSpec};
+use crate::proxy::Limits;
 use crate::world::standalone::{Instance, Inventory, Sandbox, Signals, Workplace, code};
-
-/// How long the command waits for certificates that the cluster signs.
-const CERTIFICATES: Duration = Duration::from_secs(5);
-
-/// How long sessions may go on after the command has ended.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// Run a command in a sandbox, and enforce policies on what it does to databases.
 ///
@@ -38,32 +31,11 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\nLimits:\n{}", Limits::help()))]
 pub(crate) struct Args {
-    /// The directory with Targets, Policies and, if there is one, inventory.yaml
-    #[arg(long, value_name = "DIR")]
-    config: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
     /// Which pod of the inventory the command stands for
     #[arg(long, value_name = "NAME")]
     pod: Option<String>,
-    /// Serve /metrics, /healthz and /readyz here, on the host
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    admin: Option<SocketAddr>,
-    /// Where the record of sessions goes
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
-    record_dir: PathBuf,
-    /// How much disk the record may take, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
-    record_mib: u64,
-    /// Threads that carry connections; by default half as many as there are processors, or two
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
-    /// Microseconds that such a thread looks for more work before it sleeps, at most; 0: sleeps at once
-    #[arg(long, value_name = "MICROS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(..=10_000))]
-    busy_poll: u64,
-    /// Set a limit of the data path; may be given several times. The limits are listed below
-    #[arg(long = "limit", value_name = "NAME=VALUE")]
-    limits: Vec<LimitSetting>,
-    #[command(flatten)]
-    cluster: ClusterAccess,
     /// A further directory that the command may change; can be given several times
     #[arg(long, value_name = "DIR")]
     writable: Vec<PathBuf>,
@@ -108,32 +80,18 @@ fn enforced(args: &Args) -> Result<ExitCode> {
     };
     // Before any thread starts, so that no thread gets them.
     let signals = Signals::take()?;
-    // The command may be able to move a symbolic link on the way, but not what it led to.
-    let config = std::fs::canonicalize(&args.config)
-        .with_context(|| format!("cannot find {}", args.config.display()))?;
+    let config = args.agent.config()?;
     let pod = Inventory::load(&config)?.pod(args.pod.as_deref(), program)?;
-    // A link on its way could be changed, too.
-    std::fs::create_dir_all(&args.record_dir)
-        .with_context(|| format!("cannot make {}", args.record_dir.display()))?;
-    let record = std::fs::canonicalize(&args.record_dir)
-        .with_context(|| format!("cannot find {}", args.record_dir.display()))?;
+    let record = args.agent.record()?;
     let instance = Instance::create()?;
-    let mut limits = Limits::default();
-    args.limits.iter().for_each(|setting| limits.set(setting));
+    let limits = args.agent.limits();
     let drain = limits.drain;
-    let agent = Agent::start(AgentOptions {
-        config: config.clone(),
+    let place = Place {
         pods_cgroup: instance.pods_cgroup(),
         agent_cgroup: instance.agent_cgroup(),
         pins: instance.pins(),
-        record: record.clone(),
-        record_bytes: args.record_mib << 20,
-        admin: args.admin,
-        workers: args.workers.unwrap_or_else(default_workers),
-        busy_poll: Duration::from_micros(args.busy_poll),
-        limits,
-        cluster: args.cluster.clone(),
-    })?;
+    };
+    let agent = Agent::start(args.agent.options(place, &config, &record, limits))?;
     // A command that starts before would see its first connections fail. What keeps it from being had is in the log.
     agent.wait_for_certificates(CERTIFICATES);
     let outcome = (|| {
@@ -153,22 +111,13 @@ fn enforced(args: &Args) -> Result<ExitCode> {
             container: Some(pod.container.clone().unwrap_or_else(|| "main".to_owned())),
             cgroup: sandbox.cgroup().to_owned(),
             netns: sandbox.netns()?,
-            host_link: Some(sandbox.host_link().to_owned()),
+            host_links: vec![sandbox.host_link().to_owned()],
         })?;
         let mut child = sandbox.spawn(&signals, &place, &args.command)?;
         Ok(code(wait_draining(&signals, &mut child, &agent, drain)?))
     })();
     agent.shutdown(GRACE)?;
     outcome
-}
-
-/// Half of the processors: the programs whose connections are carried need the others, and a worker that serves many connections
-/// finds several of them ready at each wake-up, which costs less than more workers that are each woken for one. But two, where
-/// there are as many: one alone gets no more than its turn on one processor, while the other may have nothing to do.
-fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| {
-        (processors.get() / 2).max(processors.get().min(2))
-    })
 }
 
 /// Waits for the command. At SIGTERM the agent drains while the command goes on, and then the command gets the signal.

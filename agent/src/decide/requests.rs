@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bailiff_model::{ApiRequest, Chain};
-use bailiff_policy::{ChainPolicy, Denial, DialPermit, Ruling, Target};
+use bailiff_policy::{ApiBody, ChainPolicy, Denial, DialPermit, Ruling, Target};
 
 use super::InForce;
 
@@ -33,10 +33,16 @@ impl RequestDecider {
         }
     }
 
-    /// What is decided about a request.
-    pub(crate) fn decide(&mut self, request: &ApiRequest) -> Arc<Ruling> {
+    /// Whether a rule could look into the body of such a request.
+    pub(crate) fn asks_body(&mut self, request: &ApiRequest) -> bool {
         self.refresh();
-        self.policy.decide_request(request)
+        self.policy.asks_body(request)
+    }
+
+    /// What is decided about a request and its body.
+    pub(crate) fn decide(&mut self, request: &ApiRequest, body: &ApiBody) -> Arc<Ruling> {
+        self.refresh();
+        self.policy.decide_request_with(request, body)
     }
 
     /// Leave to dial the target once more.

@@ -4,11 +4,16 @@
 //! goes on with the headers and the body that came, and the answer comes back as it is.
 
 mod answer;
+mod body;
 mod caller;
+mod certified;
 mod connection;
 mod evidence;
 mod exchange;
+mod held;
+mod impersonation;
 mod masking;
+mod noted;
 mod status;
 mod switched;
 mod upstream;

@@ -6,6 +6,7 @@
 use bailiff_model::Protocol;
 
 mod certificate;
+mod clients;
 mod issued;
 mod materials;
 mod mint;
@@ -13,8 +14,9 @@ mod verify;
 mod wire;
 
 pub(crate) use certificate::{end_point, expiry};
+pub(crate) use clients::asking;
 pub(crate) use issued::{Condition, IssueError, Issued, now};
-pub(crate) use materials::Secret;
+pub(crate) use materials::{ClientsOf, Secret};
 pub use materials::{Expiry, FileError, Materials, Snapshot};
 pub(crate) use wire::{Hello, Wire};
 

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use bailiff_kernel::Origin;
-use bailiff_model::SessionId;
+use bailiff_model::{SessionId, WhenFull};
 use bailiff_policy::ParserPool;
 use bailiff_wire::postgres::Limits as WireLimits;
 
@@ -34,6 +34,9 @@ use crate::record::{Recorder, WorkerRecorder};
 
 /// How often a worker hands over what it gathered and shows that it lives.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How often a full queue of the record is looked at.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How long a session that was told to end may take for its last words.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -379,6 +382,19 @@ struct Seat {
     drain: Drain,
     started: Instant,
     runtime: Handle,
+}
+
+impl WorkerShared {
+    /// Waits until another session or request can be recorded, or may go on without. Otherwise clients that come and go would fill the
+    /// memory while the disk is full.
+    pub(crate) async fn room_for_another(&self, when_full: WhenFull) {
+        if when_full == WhenFull::Block && !self.recorder.borrow().has_room() {
+            self.options.metrics.limit("record_queue");
+            while !self.recorder.borrow().has_room() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
 }
 
 /// One of a worker's sessions, however it ends.

@@ -2,13 +2,15 @@
 //!
 //! Source: `k8s.io/apiserver/pkg/apis/audit/v1`, `Event`. What it has no place for stands in annotations, whose values are texts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use bailiff_model::{ApiSubject, HopKind, Identity};
+use bailiff_model::{ApiSubject, HopKind, Identity, Impersonation, RecordingLevel};
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{RequestEnd, RequestOutcome};
+use super::objects::{self, Left};
+use super::{Bodies, Body, RequestEnd, RequestOutcome};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,10 +25,16 @@ struct Audit<'a> {
     request_uri: &'a str,
     verb: &'static str,
     user: User<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impersonated_user: Option<User<'a>>,
     user_agent: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     object_ref: Option<ObjectRef<'a>>,
     response_status: ResponseStatus<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_object: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_object: Option<Value>,
     request_received_timestamp: String,
     stage_timestamp: String,
     annotations: BTreeMap<&'static str, String>,
@@ -37,10 +45,12 @@ struct Audit<'a> {
 struct User<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    groups: &'a [Arc<str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<Cow<'a, str>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    extra: BTreeMap<&'static str, [&'a str; 1]>,
+    extra: BTreeMap<&'a str, Vec<&'a str>>,
 }
 
 #[derive(Serialize)]
@@ -79,15 +89,37 @@ pub(super) fn write(end: &RequestEnd, out: &mut Vec<u8>) {
     let own_id = format!("{}-{}", end.session.session.as_str(), end.number);
     let decision = &end.decision;
     let denied = decision.verdict != bailiff_model::Effect::Allow;
+    let mut annotations = annotations(end);
+    let mut kept = |field: &'static str, of: fn(&Bodies) -> Option<&Body>| {
+        let bodies = end.bodies.as_deref()?;
+        match objects::written(bodies, of(bodies)?) {
+            Ok(object) => object,
+            Err(Left::Truncated) => {
+                annotations.insert("audit.k8s.io/truncated", "true".to_owned());
+                None
+            }
+            Err(Left::Withheld) => {
+                let withheld: &mut String = annotations.entry("bailiff.dev/withheld").or_default();
+                if !withheld.is_empty() {
+                    withheld.push_str(", ");
+                }
+                withheld.push_str(field);
+                None
+            }
+        }
+    };
+    let request_object = kept("requestObject", |bodies| bodies.request.as_ref());
+    let response_object = kept("responseObject", |bodies| bodies.response.as_ref());
     let audit = Audit {
         kind: "Event",
         api_version: "audit.k8s.io/v1",
-        level: "Metadata",
+        level: level(decision.recording.level()),
         audit_id: end.server_id.as_deref().unwrap_or(&own_id),
         stage: "ResponseComplete",
         request_uri: &end.uri,
         verb: end.request.verb.as_str(),
         user: user(end.identity.as_deref()),
+        impersonated_user: end.request.impersonates.as_deref().map(impersonated),
         user_agent: &end.user_agent,
         object_ref: object(&end.request.subject),
         response_status: ResponseStatus {
@@ -97,13 +129,24 @@ pub(super) fn write(end: &RequestEnd, out: &mut Vec<u8>) {
             reason: denied.then_some("Forbidden"),
             code: end.status,
         },
+        request_object,
+        response_object,
         request_received_timestamp: time(end.received),
         stage_timestamp: time(end.received + end.took),
-        annotations: annotations(end),
+        annotations,
     };
     // Writing into memory can't fail, and none of the types has keys that aren't texts.
     let _ = serde_json::to_writer(&mut *out, &audit);
     out.push(b'\n');
+}
+
+/// A policy's level by the word of audit policies.
+fn level(level: RecordingLevel) -> &'static str {
+    match level {
+        RecordingLevel::Metadata | RecordingLevel::Statement => "Metadata",
+        RecordingLevel::Values => "Request",
+        RecordingLevel::Results => "RequestResponse",
+    }
 }
 
 /// Source: `k8s.io/apiserver/pkg/authentication/serviceaccount`, the keys of a bound token's extra.
@@ -113,14 +156,35 @@ fn user(identity: Option<&Identity>) -> User<'_> {
     };
     let extra = identity.bound_to.as_ref().map(|pod| {
         BTreeMap::from([
-            ("authentication.kubernetes.io/pod-name", [&*pod.name]),
-            ("authentication.kubernetes.io/pod-uid", [&*pod.uid]),
+            ("authentication.kubernetes.io/pod-name", vec![&*pod.name]),
+            ("authentication.kubernetes.io/pod-uid", vec![&*pod.uid]),
         ])
     });
     User {
         username: Some(&identity.user),
-        groups: &identity.groups,
+        uid: None,
+        groups: identity
+            .groups
+            .iter()
+            .map(|group| Cow::Borrowed(&**group))
+            .collect(),
         extra: extra.unwrap_or_default(),
+    }
+}
+
+/// With the groups that the server adds by itself, as its own events have it.
+fn impersonated(other: &Impersonation) -> User<'_> {
+    let groups = other.groups.iter().map(|group| Cow::Borrowed(group.as_str()));
+    let added = other.added_groups().into_iter().map(Cow::Owned);
+    let mut extra: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (key, value) in &other.extra {
+        extra.entry(key).or_default().push(value);
+    }
+    User {
+        username: Some(&other.user),
+        uid: other.uid.as_deref(),
+        groups: groups.chain(added).collect(),
+        extra,
     }
 }
 
@@ -168,6 +232,9 @@ fn annotations(end: &RequestEnd) -> BTreeMap<&'static str, String> {
             "bailiff.dev/would-be",
             format!("{} ({reason})", would_be.as_str()),
         );
+    }
+    if let Some(refused) = end.refused {
+        all.insert("bailiff.dev/refused", refused.to_owned());
     }
     if let Some(doubt) = end.doubt {
         all.insert("bailiff.dev/unknown", doubt.as_str().to_owned());

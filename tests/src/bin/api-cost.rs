@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bailiff_tests::{ApiLab, harness_program};
+use bailiff_tests::{ALLOW_ALL, ApiLab, Enforced, harness_program, policy, target};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
@@ -419,24 +419,47 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
             token.into(),
         ]
     };
-    let bare = |address: SocketAddr| {
-        let all = words(address, &token);
-        let mut command = Command::new(&program);
-        command.args(all.iter().skip(1));
-        Client::start(command)
-    };
-    let enforced = |lab: &ApiLab| -> Result<Client> {
-        let all = words(lab.cluster.service()?, &lab.path("agent.token"));
+    // All clients are in sandboxes, since pods have network namespaces, too: in those of direct ones nothing that they dial is a target.
+    let outside = Enforced::with(&[
+        (
+            "target.yaml",
+            &target(&plain.cluster.api_server()?.ip().to_string(), ""),
+        ),
+        ("policy.yaml", &policy(ALLOW_ALL)),
+    ])?;
+    // A pod that the inventory has; outside there is none.
+    let of_lab = ["--pod", "agent"].as_slice();
+    let client = |(enforced, options): (&Enforced, &[&str]),
+                  address: SocketAddr,
+                  token: &Path,
+                  log: &str|
+     -> Result<Client> {
+        let all = words(address, token);
         let all: Vec<&str> = all.iter().filter_map(|word| word.to_str()).collect();
-        let mut command = lab.enforced.run_with(&["--pod", "agent"], &all)?;
-        command.stderr(std::fs::File::create(lab.path("agent.log"))?);
+        let mut command = enforced.run_with(options, &all)?;
+        command.stderr(std::fs::File::create(plain.path(log))?);
         Client::start(command)
     };
+    let (server, service) = (plain.cluster.api_server()?, plain.cluster.service()?);
     let mut clients = [
-        ("direct", bare(plain.cluster.api_server()?)?),
-        ("haproxy", bare(through)?),
-        ("bailiff", enforced(&plain)?),
-        ("bailiff masked", enforced(&masked)?),
+        ("direct", client((&outside, &[]), server, &token, "direct.log")?),
+        (
+            "haproxy",
+            client((&outside, &[]), through, &token, "through.log")?,
+        ),
+        (
+            "bailiff",
+            client((&plain.enforced, of_lab), service, &token, "plain.log")?,
+        ),
+        (
+            "bailiff masked",
+            client(
+                (&masked.enforced, of_lab),
+                service,
+                &masked.path("agent.token"),
+                "masked.log",
+            )?,
+        ),
     ];
     let small = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/small");
     let all = format!("/api/v1/namespaces/{NAMESPACE}/pods");

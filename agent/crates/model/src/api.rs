@@ -1,10 +1,11 @@
 //! A request to the Kubernetes API, in the words of the server's own authorization.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::TokenState;
+use crate::{Identity, Impersonation, TokenState};
 
 /// One request, typed. Source: `k8s.io/apiserver/pkg/endpoints/request`, `RequestInfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct ApiRequest {
     pub dry_run: bool,
     /// What it shows of who it is.
     pub token: TokenState,
+    /// Who that is, where it was verified.
+    pub identity: Option<Arc<Identity>>,
+    /// As whom it asks to act; `None` for as who it is.
+    pub impersonates: Option<Box<Impersonation>>,
 }
 
 /// What a request is about.
@@ -182,12 +187,12 @@ impl fmt::Display for ApiVerb {
 }
 
 impl fmt::Display for ApiRequest {
-    /// As people say it: `delete pods/exec web-0 in shop`, `get /healthz`.
+    /// As people say it: `delete pods/exec web-0 in shop`, `get /healthz`, `get pods in shop as jane`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.verb)?;
         match &self.subject {
-            ApiSubject::Path(path) => f.write_str(path),
-            ApiSubject::Unknown => f.write_str("something that can't be told"),
+            ApiSubject::Path(path) => f.write_str(path)?,
+            ApiSubject::Unknown => f.write_str("something that can't be told")?,
             ApiSubject::Resource(resource) => {
                 f.write_str(&resource.resource)?;
                 if !resource.group.is_empty() {
@@ -202,8 +207,11 @@ impl fmt::Display for ApiRequest {
                 if let Some(namespace) = &resource.namespace {
                     write!(f, " in {namespace}")?;
                 }
-                Ok(())
             }
+        }
+        match &self.impersonates {
+            Some(other) => write!(f, " as {}", other.user),
+            None => Ok(()),
         }
     }
 }

@@ -15,7 +15,9 @@ pub use address::{ClientAddr, ListenerAddr, OriginalDst};
 pub use api::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb};
 pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
-pub use identity::{BoundPod, Identity, TokenState};
+pub use identity::{
+    ANONYMOUS, AUTHENTICATED, BoundPod, Identity, Impersonation, TokenState, UNAUTHENTICATED,
+};
 pub use operation::{Condition, EffectSet, FunctionRef, Protocol, RelationRef, SqlEffect, Statement, Whole};
 pub use recording::{Recording, RecordingLevel};
 pub use verdict::{Decision, Effect, FailureMode, Mode, Reason, SourceAddress, WhenFull};

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// How much of an operation is recorded. The order is the algebra: the strictest records most and is the greatest.
+///
+/// Of requests to the Kubernetes API a policy says it by the words of the API's audit: `Metadata` is also what the default keeps,
+/// `Request` is [`Self::Values`], `RequestResponse` is [`Self::Results`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RecordingLevel {
     /// Who, when and what kind; no statement text.
@@ -10,9 +13,9 @@ pub enum RecordingLevel {
     /// The statement's text too.
     #[default]
     Statement,
-    /// The values bound to it too, those of columns that are masked left out.
+    /// The values bound to it too, those of columns that are masked left out. Of a request its body.
     Values,
-    /// The rows of its answer too, as the client saw them.
+    /// The rows of its answer too, as the client saw them. Of a request the object that came back.
     Results,
 }
 

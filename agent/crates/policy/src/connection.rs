@@ -115,6 +115,17 @@ pub struct ClientTokens {
     pub issuers: Vec<TokenIssuer>,
     /// Whether the API server is asked about those of others.
     pub review: bool,
+    /// How certificates are taken in place of tokens; `None` where they aren't.
+    pub certificates: Option<ClientCertificates>,
+}
+
+/// How certificates of the Kubernetes API's clients are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM of the CAs that sign them.
+    pub ca: PathBuf,
+    /// A file with the token by which the agent acts as those whom they name; `None` where it doesn't.
+    pub token: Option<PathBuf>,
 }
 
 /// Whom a token of an issuer names.

@@ -27,6 +27,7 @@ use bailiff_model::{
 use crate::algebra::{Judged, strictest};
 use crate::api::Allowed;
 use crate::api::fields::AllMasks;
+use crate::api::rule::RequestMatch;
 use crate::catalog::Names;
 use crate::classify::{Classified, CopyOut, Lasting, PathMove, Settings, any_relation};
 use crate::compiled::{About, Policy, PolicySet, Rule, Target};
@@ -50,6 +51,8 @@ pub struct ChainPolicy {
     secrets: Arc<SecretsCache>,
     detect: Vec<DetectRule>,
     pub(crate) fields: AllMasks,
+    /// Whether a rule has something that may stand in bodies of requests.
+    pub(crate) asks_bodies: bool,
     pub(crate) recording: Recording,
     pub(crate) allowed: Allowed,
 }
@@ -90,6 +93,12 @@ impl PolicySet {
             .map(|policy| policy.recording)
             .reduce(Recording::join)
             .unwrap_or_default();
+        let asks_bodies = hops
+            .iter()
+            .flatten()
+            .flat_map(|(policy, _)| &policy.requests)
+            .flat_map(|rule| &rule.requests)
+            .any(RequestMatch::may_ask_body);
         ChainPolicy {
             target: Arc::clone(target),
             generation: self.generation,
@@ -98,6 +107,7 @@ impl PolicySet {
             secrets: Arc::clone(&self.secrets),
             detect,
             fields,
+            asks_bodies,
             recording,
             allowed: Allowed::default(),
         }

@@ -18,14 +18,17 @@ mod parser;
 mod path;
 mod permit;
 
-pub use api::{Doubt, FieldMasks, FieldPlace, FieldTreatment, MAX_TARGET, Typed, type_request};
+pub use api::{
+    ApiBody, BodyFacts, BodyForm, Doubt, FieldMasks, FieldPlace, FieldTreatment, MAX_TARGET, Typed, Untold,
+    type_request,
+};
 pub use classify::{
     Classified, CopyFormat, CopyLayout, Lasting, PathMove, Settings, Touch, Unclassified, classify,
 };
 pub use compiled::{CatalogAccess, Endpoint, PolicySet, Target};
 pub use connection::{
-    ClientTls, ClientTlsMode, ClientTokens, ConnectAs, Credential, Proof, ServerIdentity, SigningRequest,
-    TokenIssuer, TokenUsers, UpstreamTls, UpstreamTlsMode,
+    ClientCertificates, ClientTls, ClientTlsMode, ClientTokens, ConnectAs, Credential, Proof, ServerIdentity,
+    SigningRequest, TokenIssuer, TokenUsers, UpstreamTls, UpstreamTlsMode,
 };
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use detect::{Detection, Detector, Detectors, Found, PLACEHOLDER, Treatment, mask_text};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_model::{Chain, Evidence, Hop, HopKind, OriginalDst, PodInfo, PodUid, Recording, RecordingLevel};
-use bailiff_policy::{ChainPolicy, PolicySet, Settings, classify};
+use bailiff_policy::{ChainPolicy, PolicySet, Settings, classify, type_request};
 use proptest::prelude::*;
 
 const TARGET: &str = "apiVersion: bailiff.dev/v1alpha1
@@ -221,4 +221,74 @@ proptest! {
             prop_assert!(keeps_all_of(c, joined));
         }
     }
+}
+
+const API: &str = "apiVersion: bailiff.dev/v1alpha1\nkind: Target\nmetadata: { name: api }\nspec:\n  protocol: kubernetes\n  endpoints: [\"10.96.0.1:443\"]\n  \
+                   tls:\n    client: { mode: Require, csr: {} }\n    upstream: { mode: Verify, caFile: /ca.crt }\n";
+
+/// Levels of a policy about the API, and of its rule about secrets.
+fn of_api(of_policy: &str, of_rule: &str) -> Result<Vec<Recording>> {
+    let text = format!(
+        "apiVersion: bailiff.dev/v1alpha1\nkind: Policy\nmetadata: {{ name: a }}\nspec:\n  targets: [api]\n{of_policy}  rules:\n  \
+         - name: secrets\n    requests: [{{groups: [\"\"], resources: [secrets]}}]\n    action: Allow\n{of_rule}"
+    );
+    let set = PolicySet::from_sources(&[("t.yaml", API), ("p.yaml", &text)]).map_err(|errors| {
+        let told: Vec<String> = errors
+            .0
+            .iter()
+            .map(|problem| format!("{}; {}", problem.reason, problem.mend))
+            .collect();
+        anyhow::anyhow!(told.join("\n"))
+    })?;
+    let target = set.targets().first().context("no target")?;
+    let policy = set.for_chain(target, &Chain::of_caller(hop("a")));
+    Ok(["/api/v1/secrets", "/api/v1/pods"]
+        .map(|path| {
+            policy
+                .decide_request(&type_request("GET", path, false).request)
+                .recording()
+        })
+        .to_vec())
+}
+
+#[test]
+fn of_the_api_levels_have_the_words_of_its_audit() -> Result<()> {
+    ensure!(of_api("", "")? == [Recording::default(), Recording::default()]);
+    let request = of_api(
+        "  recording: Metadata\n",
+        "    recording: {level: Request, maxBytes: 4096}\n",
+    )?;
+    ensure!(
+        request
+            .iter()
+            .map(|recording| recording.level())
+            .collect::<Vec<_>>()
+            == [RecordingLevel::Values, RecordingLevel::Metadata],
+        "{request:?}"
+    );
+    ensure!(
+        request.first().map(|recording| recording.max_bytes()) == Some(4096),
+        "{request:?}"
+    );
+    let whole = of_api("  recording: RequestResponse\n", "")?;
+    ensure!(
+        whole == [Recording::of_level(RecordingLevel::Results); 2],
+        "{whole:?}"
+    );
+    for (spec, told) in [
+        ("Values", "write Metadata, Request or RequestResponse"),
+        ("{level: Request, maxRows: 3}", "leave `maxRows` out"),
+        ("{level: Request, digest: true}", "leave `digest` out"),
+        ("{maxBytes: 3}", "set `level: Request`"),
+    ] {
+        let refused = of_api(&format!("  recording: {spec}\n"), "")
+            .err()
+            .context("it was loaded")?;
+        ensure!(refused.to_string().contains(told), "{spec}: {refused}");
+    }
+    let of_sql = of("  recording: RequestResponse\n")
+        .err()
+        .context("it was loaded")?;
+    ensure!(of_sql.to_string().contains("not one of SQL"), "{of_sql}");
+    Ok(())
 }

@@ -64,7 +64,7 @@ impl Body for Answer {
         };
         let account = self.account();
         match &frame {
-            Some(Ok(frame)) => account.answered(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Ok(frame)) => account.answered(frame.data_ref().map_or(&[], |data| data)),
             Some(Err(_)) => account.broke(),
             None => account.whole(),
         }

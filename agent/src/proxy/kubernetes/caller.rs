@@ -6,25 +6,30 @@ use std::sync::Arc;
 use bailiff_model::{Identity, PodUid, TokenState};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
+use super::certified::{Certified, Refused};
 use crate::identity::{Reviews, Tokens, held_by};
 
 /// What is known of whose request it is.
 #[derive(Clone)]
 pub(super) struct Caller {
     pub(super) state: TokenState,
-    /// Whom a verified token names.
+    /// Whom a verified token or certificate names.
     pub(super) identity: Option<Arc<Identity>>,
+    /// Why its certificate goes no further.
+    pub(super) refused: Option<Refused>,
 }
 
 impl Caller {
     const NOBODY: Self = Self {
         state: TokenState::Missing,
         identity: None,
+        refused: None,
     };
 
-    const UNVERIFIED: Self = Self {
+    pub(super) const UNVERIFIED: Self = Self {
         state: TokenState::Unverified,
         identity: None,
+        refused: None,
     };
 }
 
@@ -33,21 +38,32 @@ pub(super) struct Callers {
     tokens: Option<Arc<Tokens>>,
     reviews: Arc<Reviews>,
     pod: PodUid,
+    certified: Option<Certified>,
     last: RefCell<Option<(HeaderValue, Arc<Identity>, u64)>>,
 }
 
 impl Callers {
-    pub(super) fn new(tokens: Option<Arc<Tokens>>, reviews: Arc<Reviews>, pod: PodUid) -> Self {
+    pub(super) fn new(
+        tokens: Option<Arc<Tokens>>,
+        reviews: Arc<Reviews>,
+        pod: PodUid,
+        certified: Option<Certified>,
+    ) -> Self {
         Self {
             tokens,
             reviews,
             pod,
+            certified,
             last: RefCell::default(),
         }
     }
 
     /// Whose request has these headers. Waits only where the API server has to be asked about a token.
     pub(super) async fn of(&self, headers: &HeaderMap) -> Caller {
+        // As the API server: a certificate counts before a token.
+        if let Some(certified) = &self.certified {
+            return certified.caller();
+        }
         let Some(shown) = headers.get(AUTHORIZATION) else {
             // A token in a WebSocket's protocol, for clients in browsers.
             let in_protocol = headers.get_all("sec-websocket-protocol").iter().any(|value| {
@@ -88,10 +104,24 @@ impl Callers {
         self.held(identity)
     }
 
+    /// Writes into a request that goes on who it is, where the agent speaks for it.
+    pub(super) fn sign(&self, headers: &mut HeaderMap) -> Result<(), Refused> {
+        match &self.certified {
+            Some(certified) => certified.act(headers),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the agent speaks for the client.
+    pub(super) fn is_certified(&self) -> bool {
+        self.certified.is_some()
+    }
+
     fn held(&self, identity: Arc<Identity>) -> Caller {
         Caller {
             state: held_by(&identity, Some(&self.pod)),
             identity: Some(identity),
+            refused: None,
         }
     }
 }

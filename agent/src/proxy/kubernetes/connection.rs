@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use bailiff_model::SessionId;
+use bailiff_model::{ApiRequest, RecordingLevel, SessionId, WhenFull};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -20,17 +20,18 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::caller::Callers;
+use super::certified::Certified;
 use super::exchange;
 use super::switched::{self, Far};
 use super::upstream::Upstream;
 use crate::attribution::PodEntry;
 use crate::decide::RequestDecider;
 use crate::proxy::end::{End, Side};
-use crate::proxy::live::{Live, Now};
+use crate::proxy::live::{Live, Now, RunningNow};
 use crate::proxy::reactor::Reactor;
 use crate::proxy::session::Admitted;
 use crate::proxy::socket::Socket;
-use crate::proxy::tls::{HTTP2, Hello, Wire};
+use crate::proxy::tls::{HTTP2, Hello, Wire, asking};
 use crate::proxy::worker::{Drain, WorkerShared};
 use crate::record::SessionStart;
 
@@ -40,8 +41,14 @@ const MAX_HEADERS: u32 = 1 << 20;
 /// How long a client may take for a request's headers.
 const HEADERS_WITHIN: Duration = Duration::from_secs(32);
 
+/// How long a request waits where the record's queue is full.
+const RECORDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// How many requests may be under way on one HTTP/2 connection: as many as the API server lets there be.
 const MAX_STREAMS: u32 = 250;
+
+/// How long a connection that is over may take to its end.
+const LINGERS: Duration = Duration::from_secs(1);
 
 /// The version of HTTP that both legs speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +70,23 @@ pub(super) struct Connection {
     pub(super) upstream: Upstream,
     /// The API server's end of a connection that stops to speak HTTP.
     pub(super) far: RefCell<Option<Far>>,
+    /// Requests that aren't over, by their number.
+    pub(super) under_way: RefCell<Vec<UnderWay>>,
     pub(super) operations: Cell<u64>,
     pub(super) denied: Cell<u64>,
     /// Whether the log has it that a stolen token was shown.
     pub(super) told_stolen: Cell<bool>,
+    /// Bytes that its answers hold.
+    pub(super) answers: Rc<Cell<usize>>,
     pub(super) live: Rc<Live>,
+    pub(super) when_full: WhenFull,
+}
+
+/// A request that isn't over.
+pub(super) struct UnderWay {
+    pub(super) number: u64,
+    pub(super) request: Arc<ApiRequest>,
+    pub(super) began: Instant,
 }
 
 /// Carries one connection to its end.
@@ -89,7 +108,12 @@ pub(crate) async fn serve(admitted: Admitted, client: TcpStream) -> End {
         Some(spoken) if spoken == HTTP2 => Version::Http2,
         _ => Version::Http1,
     };
-    let connection = Rc::new(Connection::new(admitted, version));
+    let certified = Certified::new(
+        wire.peer_chain(),
+        admitted.target.name.clone(),
+        Arc::clone(&admitted.shared.options.materials),
+    );
+    let connection = Rc::new(Connection::new(admitted, version, certified));
     match version {
         Version::Http1 => connection.one_by_one(wire, drain).await,
         Version::Http2 => connection.many_at_once(wire, drain, OnWorker(reactor)).await,
@@ -119,11 +143,13 @@ async fn open(admitted: &Admitted, client: TcpStream) -> Result<Wire, End> {
     let config = presented
         .config(admitted.original.get().ip(), hello.name().as_deref())
         .map_err(End::Refused)?;
+    let clients = admitted.files.clients(&admitted.target.name);
+    let config = asking(&config, clients.map(|clients| &clients.authority)).map_err(End::Refused)?;
     hello.finish(config).await.map_err(failed)
 }
 
 impl Connection {
-    fn new(admitted: Admitted, version: Version) -> Self {
+    fn new(admitted: Admitted, version: Version, certified: Option<Certified>) -> Self {
         let Admitted {
             shared,
             files,
@@ -146,10 +172,12 @@ impl Connection {
         });
         let live = Live::new(&shared.live, &session);
         Self {
+            when_full: target.when_full,
             caller: Callers::new(
                 files.tokens(&target.name).map(Arc::clone),
                 Arc::clone(&shared.options.reviews),
                 pod.info.uid.clone(),
+                certified,
             ),
             upstream: Upstream::new(version, files, original),
             decider: RefCell::new(RequestDecider::new(
@@ -159,9 +187,11 @@ impl Connection {
                 policy,
             )),
             far: RefCell::default(),
+            under_way: RefCell::default(),
             operations: Cell::new(0),
             denied: Cell::new(0),
             told_stolen: Cell::new(false),
+            answers: Rc::default(),
             shared,
             pod,
             version,
@@ -228,6 +258,33 @@ impl Connection {
         }
     }
 
+    /// The request that is under way for longest, and how many others are.
+    fn running(&self) -> Option<RunningNow> {
+        let under_way = self.under_way.borrow();
+        let first = under_way.iter().min_by_key(|request| request.number)?;
+        let mut text = first.request.to_string();
+        if let Some(identity) = &first.request.identity {
+            text = format!("{text} by {}", identity.user);
+        }
+        if under_way.len() > 1 {
+            text = format!("{text}, and {} more", under_way.len() - 1);
+        }
+        Some(RunningNow {
+            text: text.into_bytes().into(),
+            level: RecordingLevel::Statement,
+            age: first.began.elapsed(),
+        })
+    }
+
+    /// Waits for room in the record, for a while. False where there is none: then what can't be recorded isn't done.
+    pub(super) async fn room_for_another(&self) -> bool {
+        if self.shared.recorder.borrow().has_room() {
+            return true;
+        }
+        let room = self.shared.room_for_another(self.when_full);
+        timeout(RECORDS_WITHIN, room).await.is_ok()
+    }
+
     /// Keeps the API server's end of a connection that stops to speak HTTP.
     pub(super) fn switches(&self, far: Far) {
         *self.far.borrow_mut() = Some(far);
@@ -261,7 +318,7 @@ impl<'a> Watch<'a> {
                 operations: connection.operations.get(),
                 denied: connection.denied.get(),
                 in_transaction: false,
-                running: None,
+                running: connection.running(),
             };
             if let Some(killing) = connection.live.answer(now) {
                 return Some(End::killed(killing));
@@ -282,13 +339,14 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Says goodbye in TLS.
+/// Says goodbye in TLS, and hears out a client that still sends what nobody wants: closed before, the kernel would reset the connection, and the
+/// client lose the answer that it hasn't read.
 async fn close(mut wire: Wire) -> End {
-    let _ = timeout(
-        Duration::from_secs(1),
-        tokio::io::AsyncWriteExt::shutdown(&mut wire),
-    )
-    .await;
+    let farewell = async {
+        tokio::io::AsyncWriteExt::shutdown(&mut wire).await?;
+        tokio::io::copy(&mut wire, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGERS, farewell).await;
     End::ClientClosed
 }
 

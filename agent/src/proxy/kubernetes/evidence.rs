@@ -5,15 +5,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bailiff_model::{ApiRequest, Effect, Identity, TokenState};
+use bailiff_model::{ApiRequest, ApiSubject, ApiVerb, Effect, Identity, TokenState, WhenFull};
 use bailiff_policy::{Doubt, Ruling, Typed};
 use hyper::Request;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{HeaderMap, USER_AGENT};
 
 use super::caller::Caller;
-use super::connection::Connection;
-use crate::record::{Event, RequestEnd, RequestOutcome};
+use super::connection::{Connection, UnderWay};
+use super::masking::type_of;
+use super::noted::Noted;
+use super::upstream::{Leaving, Sent};
+use crate::record::{Bodies, Event, RequestEnd, RequestOutcome};
 
 /// A user agent is kept up to so many bytes: the API server's own cap.
 const MAX_USER_AGENT: usize = 1024;
@@ -34,20 +37,25 @@ struct Open {
     began: Instant,
     decided: std::time::Duration,
     number: u64,
-    asked: u64,
+    asked: Cell<u64>,
+    /// The bodies, where policy has them recorded.
+    request_body: RefCell<Option<Noted>>,
+    response_body: RefCell<Option<Noted>>,
     server_id: RefCell<Option<Box<str>>>,
     status: Cell<u16>,
     answered: Cell<u64>,
     carried: Cell<u64>,
     masked: Cell<u64>,
     outcome: Cell<RequestOutcome>,
+    refused: Cell<Option<&'static str>>,
+    unrecorded: Cell<bool>,
 }
 
 impl Account {
     /// Begins with a request that was just decided.
     pub(super) fn open(
         connection: &Rc<Connection>,
-        request: &Request<Incoming>,
+        request: &Request<Sent>,
         uri: &str,
         typed: Typed,
         caller: Caller,
@@ -86,8 +94,14 @@ impl Account {
             .map(|value| String::from_utf8_lossy(value.as_bytes()))
             .unwrap_or_default();
         let user_agent: String = user_agent.chars().take(MAX_USER_AGENT).collect();
+        let asked_for = Arc::new(typed.request);
+        connection.under_way.borrow_mut().push(UnderWay {
+            number,
+            request: Arc::clone(&asked_for),
+            began,
+        });
         Self(Rc::new(Open {
-            request: Arc::new(typed.request),
+            request: asked_for,
             doubt: typed.doubt,
             identity: caller.identity,
             ruling: Arc::clone(ruling),
@@ -97,7 +111,9 @@ impl Account {
             began,
             decided: began.elapsed(),
             number,
-            asked: request.body().size_hint().exact().unwrap_or(0),
+            asked: Cell::new(request.body().size_hint().exact().unwrap_or(0)),
+            request_body: RefCell::default(),
+            response_body: RefCell::default(),
             connection: Rc::clone(connection),
             server_id: RefCell::default(),
             status: Cell::new(0),
@@ -105,6 +121,8 @@ impl Account {
             carried: Cell::new(0),
             masked: Cell::new(0),
             outcome: Cell::new(RequestOutcome::Unanswered),
+            refused: Cell::new(None),
+            unrecorded: Cell::new(false),
         }))
     }
 
@@ -118,12 +136,61 @@ impl Account {
         self.0.doubt
     }
 
-    /// Says that the request is passed on.
-    pub(super) fn passes(&self) {
-        let metrics = &self.0.connection.shared.options.metrics;
-        metrics
+    /// Says that the agent refuses the request whatever policy says, by a word for why.
+    pub(super) fn refused(&self, why: &'static str) {
+        self.0.refused.set(Some(why));
+    }
+
+    /// Says that there's no room for it in the record. It is counted alone.
+    pub(super) fn goes_unrecorded(&self) {
+        self.0.unrecorded.set(true);
+    }
+
+    /// Says that the request is passed on, and has its body counted, and kept where policy says so.
+    pub(super) fn passes(&self, request: Request<Sent>) -> Request<Leaving> {
+        let shared = &self.0.connection.shared;
+        shared
+            .options
+            .metrics
             .added_latency
             .observe(self.0.began.elapsed().as_secs_f64());
+        if request.body().is_end_stream() {
+            return request.map(Leaving::from);
+        }
+        self.0.asked.set(0);
+        let recording = self.0.ruling.recording();
+        if recording.keeps_values() && self.is_about_objects() {
+            *self.0.request_body.borrow_mut() = Noted::new(shared, request.headers(), recording.max_bytes());
+        }
+        request.map(|body| Leaving::of(body, self.clone()))
+    }
+
+    /// Has the answer's body kept, where policy says so. To be told of it as the client gets it.
+    pub(super) fn answers(&self, headers: &HeaderMap) {
+        let recording = self.0.ruling.recording();
+        if recording.keeps_rows() && self.is_about_objects() && self.0.request.verb != ApiVerb::Watch {
+            *self.0.response_body.borrow_mut() =
+                Noted::new(&self.0.connection.shared, headers, recording.max_bytes());
+        }
+    }
+
+    /// Whether the bodies are objects: not logs, and not what lies behind a proxy.
+    fn is_about_objects(&self) -> bool {
+        match &self.0.request.subject {
+            ApiSubject::Resource(resource) => !matches!(
+                resource.subresource.as_deref(),
+                Some("proxy" | "log" | "exec" | "attach" | "portforward")
+            ),
+            ApiSubject::Path(_) | ApiSubject::Unknown => false,
+        }
+    }
+
+    /// Counts bytes of the request's body.
+    pub(super) fn asked(&self, data: &[u8]) {
+        self.0.asked.set(self.0.asked.get() + data.len() as u64);
+        if let Some(noted) = &mut *self.0.request_body.borrow_mut() {
+            noted.add(data);
+        }
     }
 
     /// Says that an answer began.
@@ -147,10 +214,13 @@ impl Account {
     }
 
     /// Counts bytes of the answer's body.
-    pub(super) fn answered(&self, bytes: usize) {
+    pub(super) fn answered(&self, data: &[u8]) {
         let metrics = &self.0.connection.shared.options.metrics;
-        metrics.bytes_to_clients.inc_by(bytes as u64);
-        self.0.answered.set(self.0.answered.get() + bytes as u64);
+        metrics.bytes_to_clients.inc_by(data.len() as u64);
+        self.0.answered.set(self.0.answered.get() + data.len() as u64);
+        if let Some(noted) = &mut *self.0.response_body.borrow_mut() {
+            noted.add(data);
+        }
     }
 
     /// Counts values that were masked.
@@ -177,11 +247,37 @@ impl Account {
     }
 }
 
+impl Open {
+    fn bodies(&self) -> Option<Box<Bodies>> {
+        let (request, response) = (self.request_body.take(), self.response_body.take());
+        let any = request.is_some() || response.is_some();
+        any.then(|| {
+            Box::new(Bodies {
+                request: request.map(Noted::into_body),
+                response: response.map(Noted::into_body),
+                of: type_of(&self.request),
+                masks: self.ruling.fields().cloned(),
+            })
+        })
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         let (shared, session) = (&self.connection.shared, &self.connection.session);
-        let asked = self.asked + self.carried.get();
+        let number = self.number;
+        self.connection
+            .under_way
+            .borrow_mut()
+            .retain(|request| request.number != number);
+        let asked = self.asked.get() + self.carried.get();
         shared.options.metrics.bytes_from_clients.inc_by(asked);
+        let is_full = || self.connection.when_full == WhenFull::Drop && !shared.recorder.borrow().has_room();
+        if self.unrecorded.get() || is_full() {
+            shared.options.metrics.limit("record_queue");
+            shared.recorder.borrow().dropped();
+            return;
+        }
         let end = RequestEnd {
             session: Arc::clone(session),
             number: self.number,
@@ -197,9 +293,11 @@ impl Drop for Open {
             took: self.began.elapsed(),
             status: self.status.get(),
             outcome: self.outcome.get(),
+            refused: self.refused.get(),
             bytes_in: asked,
             bytes_out: self.answered.get(),
             masked: self.masked.get(),
+            bodies: self.bodies(),
         };
         shared.recorder.borrow_mut().push(Event::Request(Box::new(end)));
     }

@@ -4,24 +4,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bailiff_policy::{FieldMasks, type_request};
+use bailiff_policy::{ApiBody, FieldMasks, type_request};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use super::answer::Answer;
+use super::body::Read;
+use super::certified::Refused;
 use super::connection::{Connection, Version};
 use super::evidence::Account;
+use super::held::Held;
 use super::masking::{Masked, Told};
 use super::status::{Form, Status};
 use super::switched::Far;
 use super::upstream::{Begun, Failure, Sent};
-use super::{masking, write};
+use super::{impersonation, masking, write};
 
 /// Answers a request: by the API server where policy allows it, otherwise by the agent.
-pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Response<Answer> {
+pub(super) async fn answer(connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Answer> {
     let began = Instant::now();
     let target = request
         .uri()
@@ -31,24 +36,72 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
     let mut typed = type_request(request.method().as_str(), &target, with_body);
     let caller = connection.caller.of(request.headers()).await;
     typed.request.token = caller.state;
-    let ruling = connection.decider.borrow_mut().decide(&typed.request);
+    typed.request.identity.clone_from(&caller.identity);
+    let malformed = match impersonation::of(request.headers()) {
+        Ok(other) => {
+            typed.request.impersonates = other;
+            well_formed(&request, connection.version).err()
+        }
+        Err(why) => Some(why),
+    };
+    let acts = connection.caller.is_certified() && typed.request.impersonates.is_some();
+    let refused = caller.refused.or(acts.then_some(Refused::Acting));
+    let asks = with_body
+        && malformed.is_none()
+        && refused.is_none()
+        && connection.decider.borrow_mut().asks_body(&typed.request);
+    let Read {
+        mut request,
+        body,
+        is_empty,
+        lost,
+    } = if asks {
+        Read::of(connection, &typed.request, request).await
+    } else {
+        Read::unread(request, with_body)
+    };
+    if is_empty {
+        let again = type_request(request.method().as_str(), &target, false);
+        typed.request.dry_run = again.request.dry_run;
+    }
+    let ruling = connection.decider.borrow_mut().decide(&typed.request, &body);
     let account = Account::open(connection, &request, &target, typed, caller, &ruling, began);
     let form = Form::asked(request.headers());
-    if let Err(why) = well_formed(&request, connection.version) {
+    if !connection.room_for_another().await {
+        account.goes_unrecorded();
+        let why = "the agent on this node can't record requests now, and policy lets none pass unrecorded; its log says why";
+        return say(&Status::unreachable(why), form, account);
+    }
+    if let Some(why) = malformed {
+        account.refused("malformed");
         return say(&Status::bad_request(why), form, account);
+    }
+    if let Some(refused) = refused {
+        account.refused(refused.as_str());
+        return say(&refused.status(), form, account);
     }
     let Some(permit) = ruling.permit() else {
         let status = match ruling.denial() {
-            Some(denial) => Status::forbidden(account.request(), account.doubt(), denial),
+            Some(denial) => {
+                let status = Status::forbidden(account.request(), account.doubt(), denial);
+                match body {
+                    ApiBody::Untold(why) if asks => status.with_body(why),
+                    _ => status,
+                }
+            }
             // Uncertainty denies: what isn't allowed is denied, also without words for it.
             None => Status::bad_request("denied by policy"),
         };
         return say(&status, form, account);
     };
+    if let Some(status) = lost {
+        return say(&status, form, account);
+    }
+    // What it says is of no use any more, and takes memory.
+    drop(body);
     address(&mut request, connection);
-    account.passes();
     let request = match ruling.fields() {
-        None => request.map(Sent::Passed),
+        None => request,
         Some(masks) => {
             masking::ask(request.headers_mut());
             match write::look(connection, account.request(), masks, request).await {
@@ -57,6 +110,7 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
             }
         }
     };
+    let request = account.passes(request);
     match connection.upstream.forward(permit, connection, request).await {
         Ok(Begun { mut response, parted }) => {
             account.began(response.status().as_u16());
@@ -72,13 +126,23 @@ pub(super) async fn answer(connection: &Rc<Connection>, mut request: Request<Inc
                 response.headers_mut().remove("connection");
             }
             match ruling.fields() {
-                None => response.map(|body| Answer::passed(body, account)),
-                Some(masks) => masked(masks, response, form, account).await,
+                None => {
+                    account.answers(response.headers());
+                    response.map(|body| Answer::passed(body, account))
+                }
+                Some(masks) => {
+                    let held = Held::of_answer(connection);
+                    masked(masks, response, form, account, held).await
+                }
             }
         }
         Err(Failure::Denied(denial)) => {
             let status = Status::forbidden(account.request(), account.doubt(), &denial);
             say(&status, form, account)
+        }
+        Err(Failure::Certificate(refused)) => {
+            account.refused(refused.as_str());
+            say(&refused.status(), form, account)
         }
         Err(Failure::Unreachable(end)) => {
             tracing::warn!(reason = end.reason(), %end, "the API server can't be reached");
@@ -98,6 +162,7 @@ async fn masked(
     response: Response<Incoming>,
     form: Form,
     account: Account,
+    held: Held,
 ) -> Response<Answer> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS || response.body().is_end_stream() {
         return response.map(|body| Answer::passed(body, account));
@@ -106,13 +171,14 @@ async fn masked(
         let code = response.status();
         return say(&Status::unmaskable(code), form, account);
     };
-    let (head, mut body) = Masked::new(told, masks, response).into_parts();
+    let (head, mut body) = Masked::new(told, masks, response, held).into_parts();
     if told.begins()
         && let Err(why) = body.begin().await
     {
         tracing::warn!(%why, "an answer was withheld: its fields can't be masked");
-        return say(&Status::withheld(&why.to_string()), form, account);
+        return say(&why.status(), form, account);
     }
+    account.answers(&head.headers);
     Response::from_parts(head, Answer::Masked(Box::new(body), account))
 }
 
@@ -128,6 +194,16 @@ fn well_formed(request: &Request<Incoming>, version: Version) -> Result<(), &'st
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return Err("the request has both a Content-Length and a Transfer-Encoding");
     }
+    // Whoever stands between might take what is named there for its own, and drop it: then the request would be another's.
+    let named = |value: &HeaderValue| {
+        let value = value.as_bytes().to_ascii_lowercase();
+        [impersonation::PREFIX, AUTHORIZATION.as_str()]
+            .iter()
+            .any(|name| value.windows(name.len()).any(|part| part == name.as_bytes()))
+    };
+    if headers.get_all(CONNECTION).iter().any(named) {
+        return Err("the Connection header names one that says who the request is");
+    }
     for name in [HOST, AUTHORIZATION, CONTENT_LENGTH] {
         if count(headers, &name) > 1 {
             return Err("a header that may be given once is given several times");
@@ -141,7 +217,7 @@ fn count(headers: &HeaderMap, name: &hyper::header::HeaderName) -> usize {
 }
 
 /// HTTP/2 names scheme and authority with each request; a client may have left them out.
-fn address(request: &mut Request<Incoming>, connection: &Connection) {
+fn address(request: &mut Request<Sent>, connection: &Connection) {
     if connection.version == Version::Http1 {
         return;
     }

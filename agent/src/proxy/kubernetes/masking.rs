@@ -19,10 +19,15 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use super::held::{Held, NoRoom};
+use super::status::Status;
 use crate::mask::FieldMasker;
 
 /// Compressed bytes that are unpacked at a time: gzip makes at most some thousand of one, which bounds what is held.
 const UNPACKED_AT_ONCE: usize = 2 * 1024;
+
+/// What is handed on at a time: what the connection hasn't written yet of it is the only part of an answer that isn't counted.
+const HANDED_ON: usize = 64 * 1024;
 
 /// Why an answer isn't passed on, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,19 @@ pub(super) enum Withheld {
     /// The server went away.
     #[error("the API server went away: {0}")]
     Lost(#[from] hyper::Error),
+    /// It is too large for what there is.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+impl Withheld {
+    /// What the client is told in place of the answer.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::NoRoom(_) => Status::no_room(),
+            why => Status::withheld(&why.to_string()),
+        }
+    }
 }
 
 /// Asks for no compression that can't be undone.
@@ -125,6 +143,9 @@ pub(super) struct Masked {
     ready: VecDeque<Bytes>,
     made: Vec<Bytes>,
     ended: bool,
+    /// Bytes of what is ready, until all of it was taken: its pieces may share their memory.
+    waiting: usize,
+    held: Held,
 }
 
 impl fmt::Debug for Masked {
@@ -137,7 +158,12 @@ impl fmt::Debug for Masked {
 
 impl Masked {
     /// Begins, and has the answer's head say no more than is true then.
-    pub(super) fn new(told: Told, masks: &Arc<FieldMasks>, response: Response<Incoming>) -> Response<Self> {
+    pub(super) fn new(
+        told: Told,
+        masks: &Arc<FieldMasks>,
+        response: Response<Incoming>,
+        held: Held,
+    ) -> Response<Self> {
         let (mut head, body) = response.into_parts();
         for name in [CONTENT_LENGTH, CONTENT_ENCODING, ETAG] {
             head.headers.remove(name);
@@ -150,6 +176,8 @@ impl Masked {
             ready: VecDeque::new(),
             made: Vec::new(),
             ended: false,
+            waiting: 0,
+            held,
         };
         Response::from_parts(head, masked)
     }
@@ -178,7 +206,21 @@ impl Masked {
             self.ready.clear();
             return Poll::Ready(Some(Err(why)));
         }
-        Poll::Ready(self.ready.pop_front().map(|bytes| Ok(Frame::data(bytes))))
+        Poll::Ready(self.next().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        let first = self.ready.front_mut()?;
+        if first.len() > HANDED_ON {
+            return Some(first.split_to(HANDED_ON));
+        }
+        let bytes = self.ready.pop_front();
+        if self.ready.is_empty() {
+            self.waiting = 0;
+            // It has become less.
+            let _ = self.held.set(self.stream.held());
+        }
+        bytes
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Withheld>> {
@@ -196,6 +238,7 @@ impl Masked {
                     self.finish()?;
                 }
             }
+            self.held.set(self.stream.held() + self.waiting)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -232,7 +275,9 @@ impl Masked {
 
     /// What was made may be passed on.
     fn pass(&mut self) {
-        let made = self.made.drain(..).filter(|bytes| !bytes.is_empty());
-        self.ready.extend(made);
+        for bytes in self.made.drain(..).filter(|bytes| !bytes.is_empty()) {
+            self.waiting += bytes.len();
+            self.ready.push_back(bytes);
+        }
     }
 }

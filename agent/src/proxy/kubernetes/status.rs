@@ -3,7 +3,7 @@
 //! Source: `k8s.io/apimachinery/pkg/apis/meta/v1`, `Status` and its `generated.proto`.
 
 use bailiff_model::{ApiRequest, ApiSubject};
-use bailiff_policy::{Denial, Doubt};
+use bailiff_policy::{Denial, Doubt, Untold};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -107,9 +107,32 @@ impl Status {
         }
     }
 
+    /// Says, too, why rules that look into its body couldn't.
+    pub(super) fn with_body(mut self, untold: Untold) -> Self {
+        let why = format!("its body can't be told, since {untold}");
+        self.message = format!("{}; {why}", self.message);
+        if let Some(details) = &mut self.details {
+            details.causes.push(Cause {
+                reason: "BodyUntold",
+                message: why,
+            });
+        }
+        self
+    }
+
     /// The request isn't one that the agent passes, whatever policy says.
     pub(super) fn bad_request(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", why.to_owned())
+    }
+
+    /// Who it is can't be told, or isn't taken.
+    pub(super) fn unauthorized(why: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", why.to_owned())
+    }
+
+    /// The agent doesn't pass it, whatever policy says.
+    pub(super) fn refused(why: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", why.to_owned())
     }
 
     /// What is written can't be taken, and why.
@@ -137,6 +160,23 @@ impl Status {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", why)
     }
 
+    /// The client took too long.
+    pub(super) fn late(why: &str) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", why.to_owned())
+    }
+
+    /// There is too much under way. The API server didn't get the request.
+    pub(super) fn busy(why: &str) -> Self {
+        Self {
+            details: Some(Box::new(Details {
+                retry_after_seconds: Some(1),
+                ..Details::default()
+            })),
+            again: true,
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", why.to_owned())
+        }
+    }
+
     /// The answer is in a format that can't be looked at. Errors keep their code.
     pub(super) fn unmaskable(code: StatusCode) -> Self {
         let why = "fields of this resource are masked, and the answer is in a format that can't be looked at";
@@ -150,6 +190,16 @@ impl Status {
     pub(super) fn withheld(why: &str) -> Self {
         let why = format!("the API server's answer is withheld, since its fields can't be masked: {why}");
         Self::new(StatusCode::BAD_GATEWAY, "ServiceUnavailable", why)
+    }
+
+    /// There is no memory for the answer; what the request did isn't undone.
+    pub(super) fn no_room() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            "the answer is withheld: the agent on this node has no memory left to mask it; ask for less at once, or again later"
+                .to_owned(),
+        )
     }
 
     /// The API server can't be reached, and didn't get the request.

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bailiff_model::OriginalDst;
@@ -15,7 +15,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Mutex, oneshot};
 
+use super::body::Whole;
+use super::certified::Refused;
 use super::connection::{Carried, Connection, OnWorker, Version};
+use super::evidence::Account;
 use crate::proxy::dial::{Way, dial};
 use crate::proxy::end::End;
 use crate::proxy::reactor::Reactor;
@@ -32,6 +35,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
 pub(super) enum Failure {
     /// Policy lets nobody dial it.
     Denied(Denial),
+    /// The client's certificate isn't one by which the agent speaks for it.
+    Certificate(Refused),
     /// It can't be reached; it didn't get the request.
     Unreachable(End),
     /// It went away meanwhile.
@@ -42,13 +47,19 @@ pub(super) enum Failure {
 pub(super) enum Sent {
     /// As it comes from the client.
     Passed(Incoming),
-    /// What was looked at before.
-    Whole(Full<Bytes>),
+    /// What was looked at before. The memory counts until it is sent.
+    Whole(Full<Bytes>, Option<Whole>),
 }
 
 impl Sent {
-    pub(super) fn whole(body: Bytes) -> Self {
-        Self::Whole(Full::new(body))
+    pub(super) fn nothing() -> Self {
+        Self::Whole(Full::default(), None)
+    }
+}
+
+impl From<Whole> for Sent {
+    fn from(whole: Whole) -> Self {
+        Self::Whole(Full::new(whole.bytes.clone()), Some(whole))
     }
 }
 
@@ -62,7 +73,7 @@ impl Body for Sent {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
             Self::Passed(body) => Pin::new(body).poll_frame(cx),
-            Self::Whole(body) => Pin::new(body)
+            Self::Whole(body, _) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
         }
@@ -71,15 +82,58 @@ impl Body for Sent {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Passed(body) => body.is_end_stream(),
-            Self::Whole(body) => body.is_end_stream(),
+            Self::Whole(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Passed(body) => body.size_hint(),
-            Self::Whole(body) => body.size_hint(),
+            Self::Whole(body, _) => body.size_hint(),
         }
+    }
+}
+
+/// A body on its way to the API server, counted as it leaves where it's a client's.
+pub(super) struct Leaving {
+    body: Sent,
+    account: Option<Account>,
+}
+
+impl Leaving {
+    pub(super) fn of(body: Sent, account: Account) -> Self {
+        let account = Some(account);
+        Self { body, account }
+    }
+}
+
+impl From<Sent> for Leaving {
+    fn from(body: Sent) -> Self {
+        Self { body, account: None }
+    }
+}
+
+impl Body for Leaving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Ok(frame)), Some(account)) = (&frame, &self.account) {
+            account.asked(frame.data_ref().map_or(&[], |data| data));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -98,8 +152,8 @@ pub(super) struct Upstream {
 }
 
 enum Link {
-    Http1(http1::SendRequest<Sent>, Option<oneshot::Receiver<Carried>>),
-    Http2(http2::SendRequest<Sent>),
+    Http1(http1::SendRequest<Leaving>, Option<oneshot::Receiver<Carried>>),
+    Http2(http2::SendRequest<Leaving>),
 }
 
 impl Link {
@@ -128,9 +182,13 @@ impl Upstream {
         &self,
         permit: Permit,
         connection: &Connection,
-        mut request: Request<Sent>,
+        mut request: Request<Leaving>,
     ) -> Result<Begun, Failure> {
         drop(permit);
+        connection
+            .caller
+            .sign(request.headers_mut())
+            .map_err(Failure::Certificate)?;
         let mut tried = false;
         loop {
             let mut held = self.link.lock().await;

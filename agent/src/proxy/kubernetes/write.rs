@@ -12,68 +12,55 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bailiff_model::{ApiRequest, ApiSubject, ApiVerb};
-use bailiff_policy::{FieldMasks, type_request};
+use bailiff_policy::{ApiBody, BodyForm, FieldMasks, type_request};
 use bailiff_wire::kubernetes::schema::Type;
 use bailiff_wire::kubernetes::{Format, Malformed, object};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
-};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, Request, StatusCode, Version};
 
 use self::restore::{Originals, Restorer};
+use super::body::{MAX_BODY, NotWhole, Whole, form, format_of, is_encoded, whole};
 use super::connection::Connection;
+use super::held::Held;
 use super::masking::type_of;
 use super::status::Status;
-use super::upstream::{Begun, Sent};
-
-/// Bytes of a body that are looked at: what the API server itself takes. (`MaxRequestBodyBytes`.)
-const MAX_BODY: usize = 3 * 1024 * 1024;
+use super::upstream::{Begun, Leaving, Sent};
 
 /// Bytes of an object that is read to restore what a client writes back.
 const MAX_ORIGINAL: usize = 16 * 1024 * 1024;
-
-/// How a patch says what it changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A whole object.
-    Object,
-    /// A part of one: a merge patch, or what is applied.
-    Part,
-    /// Operations one after another.
-    Operations,
-}
 
 /// Looks at what a request writes, and returns it as it may go on.
 pub(super) async fn look(
     connection: &Rc<Connection>,
     asked: &ApiRequest,
     masks: &Arc<FieldMasks>,
-    request: Request<Incoming>,
+    request: Request<Sent>,
 ) -> Result<Request<Sent>, Status> {
     let (mut head, body) = request.into_parts();
     if !matches!(asked.verb, ApiVerb::Create | ApiVerb::Update | ApiVerb::Patch) {
         // Options of a delete; nothing of it is kept.
-        return Ok(Request::from_parts(head, Sent::Passed(body)));
+        return Ok(Request::from_parts(head, body));
     }
-    if head.headers.contains_key("content-encoding") {
+    if is_encoded(&head.headers) {
         return Err(Status::unsupported(
             "a body with a Content-Encoding can't be looked at",
         ));
     }
-    let body = whole(body, MAX_BODY).await?;
-    let (kind, mut format) = form(&head.headers).ok_or_else(|| {
+    let came = match body {
+        Sent::Passed(body) => whole(connection, body, MAX_BODY).await,
+        Sent::Whole(_, Some(whole)) => Ok(whole),
+        Sent::Whole(_, None) => return Ok(Request::from_parts(head, body)),
+    };
+    let mut came = came.map_err(|why| why.status(MAX_BODY))?;
+    let body = came.bytes.clone();
+    let (kind, format) = form(&head.headers).ok_or_else(|| {
         Status::unsupported("fields of this resource are masked, so that what is written to it must be JSON, YAML, protobuf or CBOR")
     })?;
-    // JSON is YAML, and what most clients apply.
-    if format == Format::Yaml && body.trim_ascii_start().first() == Some(&b'{') {
-        format = Format::Json;
-    }
-    if kind == Kind::Operations {
+    let format = format_of(format, &body);
+    if kind == BodyForm::Operations {
         json_patch::check(&body, masks)?;
-        return Ok(Request::from_parts(head, Sent::whole(body)));
+        return Ok(Request::from_parts(head, Sent::from(came)));
     }
     let creates = asked.verb == ApiVerb::Create;
     // A part of an object doesn't say of which kind it is.
@@ -82,21 +69,22 @@ pub(super) async fn look(
     walk(format, of, &body, &mut written)?;
     if creates || !written.touches_masked() {
         written.check_placeholders(creates)?;
-        return Ok(Request::from_parts(head, Sent::whole(body)));
+        return Ok(Request::from_parts(head, Sent::from(came)));
     }
-    let Some(originals) = read(connection, masks, &head).await? else {
+    let Some((originals, _held)) = read(connection, asked, masks, &head).await? else {
         written.check_placeholders(false)?;
-        return Ok(Request::from_parts(head, Sent::whole(body)));
+        return Ok(Request::from_parts(head, Sent::from(came)));
     };
     let mut restorer = Restorer::over(masks, asked, Some(&originals));
     let mut restored = walk(format, of, &body, &mut restorer)?.unwrap_or_else(|| body.clone());
     restorer.check_placeholders(false)?;
     if restorer.restored() == 0 {
-        return Ok(Request::from_parts(head, Sent::whole(body)));
+        return Ok(Request::from_parts(head, Sent::from(came)));
     }
     restorer.check_lists()?;
     if !restorer.is_pinned(&originals)? {
-        if kind != Kind::Part || format != Format::Json {
+        let is_part = !matches!(kind, BodyForm::Object | BodyForm::Operations);
+        if !is_part || format != Format::Json {
             return Err(Status::invalid(
                 "the object carries masked values and no metadata.resourceVersion, so that it can't be told what they stand for; write it with the resourceVersion that it was read with",
             ));
@@ -108,7 +96,12 @@ pub(super) async fn look(
         head.headers
             .insert(CONTENT_LENGTH, HeaderValue::from(restored.len()));
     }
-    Ok(Request::from_parts(head, Sent::whole(restored)))
+    let more = restored.len().saturating_sub(body.len());
+    came.held
+        .grow(more)
+        .map_err(|why| NotWhole::from(why).status(MAX_BODY))?;
+    came.bytes = restored;
+    Ok(Request::from_parts(head, Sent::from(came)))
 }
 
 /// Walks one object, and returns what it became where that's something else.
@@ -130,36 +123,13 @@ fn walk(
     }
 }
 
-/// What the body is, by its Content-Type.
-fn form(headers: &HeaderMap) -> Option<(Kind, Format)> {
-    let told = headers
-        .get(CONTENT_TYPE)
-        .map(|value| value.to_str().unwrap_or("?"));
-    // Without one the server takes it for JSON.
-    let told = told.unwrap_or("application/json");
-    let media = told.split(';').next().unwrap_or_default().trim();
-    Some(match media.to_ascii_lowercase().as_str() {
-        "application/json" => (Kind::Object, Format::Json),
-        "application/yaml" => (Kind::Object, Format::Yaml),
-        "application/vnd.kubernetes.protobuf" => (Kind::Object, Format::Protobuf),
-        "application/cbor" => (Kind::Object, Format::Cbor),
-        "application/json-patch+json" => (Kind::Operations, Format::Json),
-        "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
-            (Kind::Part, Format::Json)
-        }
-        // Most clients write JSON, which is YAML.
-        "application/apply-patch+yaml" => (Kind::Part, Format::Yaml),
-        "application/apply-patch+cbor" => (Kind::Part, Format::Cbor),
-        _ => return None,
-    })
-}
-
 /// The object as it is now, read as the caller, where the caller may read it.
 async fn read(
     connection: &Rc<Connection>,
+    written: &ApiRequest,
     masks: &Arc<FieldMasks>,
     head: &hyper::http::request::Parts,
-) -> Result<Option<Originals>, Status> {
+) -> Result<Option<(Originals, Held)>, Status> {
     let mut parts = head.uri.clone().into_parts();
     parts.path_and_query = head.uri.path().parse().ok();
     let Ok(uri) = hyper::Uri::from_parts(parts) else {
@@ -167,21 +137,23 @@ async fn read(
     };
     let typed = type_request("GET", head.uri.path(), false);
     let mut asked = typed.request;
-    asked.token = connection.caller.of(&head.headers).await.state;
+    asked.token = written.token;
+    asked.identity.clone_from(&written.identity);
+    asked.impersonates.clone_from(&written.impersonates);
     if !matches!(asked.subject, ApiSubject::Resource(_)) {
         return Ok(None);
     }
-    let ruling = connection.decider.borrow_mut().decide(&asked);
+    let ruling = connection.decider.borrow_mut().decide(&asked, &ApiBody::Absent);
     let Some(permit) = ruling.permit() else {
         return Ok(None);
     };
-    let mut request = Request::new(Sent::whole(Bytes::new()));
+    let mut request = Request::new(Leaving::from(Sent::nothing()));
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_11;
     for (name, value) in &head.headers {
         let who = matches!(name.as_str(), "authorization" | "host" | "user-agent")
-            || name.as_str().starts_with("impersonate-");
+            || name.as_str().starts_with(super::impersonation::PREFIX);
         if who {
             request.headers_mut().append(name.clone(), value.clone());
         }
@@ -203,19 +175,14 @@ async fn read(
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.starts_with("application/json"));
     let (status, body) = (response.status(), response.into_body());
-    let Ok(body) = whole(body, MAX_ORIGINAL).await else {
-        return Ok(None);
+    let original = match whole(connection, body, MAX_ORIGINAL).await {
+        Ok(original) => original,
+        Err(why @ NotWhole::NoRoom) => return Err(why.status(MAX_ORIGINAL)),
+        Err(_) => return Ok(None),
     };
     if status != StatusCode::OK || !is_json {
         return Ok(None);
     }
-    Ok(Originals::of(&body, masks))
-}
-
-async fn whole(body: Incoming, most: usize) -> Result<Bytes, Status> {
-    match Limited::new(body, most).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(most)),
-        Err(_) => Err(Status::bad_request("the request's body broke off")),
-    }
+    let Whole { bytes, held } = original;
+    Ok(Originals::of(&bytes, masks).map(|originals| (originals, held)))
 }

@@ -16,24 +16,10 @@ use super::operation::{Prepared, Running};
 use crate::metrics::Metrics;
 use crate::proxy::end::End;
 use crate::proxy::live::{Live, Now, RunningNow};
-use crate::proxy::worker::WorkerShared;
+use crate::proxy::worker::{LOOK_AGAIN, WorkerShared};
 use crate::record::{
     Bound, Content, Event, OperationEnd, Outcome, SessionEnd, SessionStart, Values, Watched,
 };
-
-/// How often a full queue is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// Waits until a session's beginning can be recorded, or may go on without. Otherwise clients that come and go would fill the memory
-/// while the disk is full.
-pub(crate) async fn room_for_another(shared: &WorkerShared, when_full: WhenFull) {
-    if when_full == WhenFull::Block && !shared.recorder.borrow().has_room() {
-        shared.options.metrics.limit("record_queue");
-        while !shared.recorder.borrow().has_room() {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-}
 
 /// A session's evidence.
 pub(crate) struct SessionEvidence {

@@ -22,7 +22,7 @@ use self::first::{SessionWish, Wish, first_packets};
 use self::identity::Identity;
 use self::proving::Proving;
 use super::cancel::{Cancellable, Key, Lookup};
-use super::evidence::{self, SessionEvidence};
+use super::evidence::SessionEvidence;
 use super::serving::Core;
 use crate::attribution::PodEntry;
 use crate::catalog::SessionPlace;
@@ -134,7 +134,7 @@ impl Admitted {
             Wish::Cancel(process, secret) => return Err(self.cancel(Key::new(process, &secret)).await),
         };
         let limits = Arc::clone(&self.shared.options.limits);
-        evidence::room_for_another(&self.shared, self.target.when_full).await;
+        self.shared.room_for_another(self.target.when_full).await;
         let allowed = self
             .policy
             .connect()

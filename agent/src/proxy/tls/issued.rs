@@ -71,6 +71,8 @@ pub(crate) struct Issued {
     pub(crate) request: SigningRequest,
     shown: ArcSwapOption<Shown>,
     condition: Mutex<Condition>,
+    /// Whether pods trust the CA that it is held against.
+    trust: Mutex<Condition>,
 }
 
 impl std::fmt::Debug for Issued {
@@ -93,6 +95,10 @@ impl Issued {
             condition: Mutex::new(Condition {
                 state: "asking",
                 told: "the cluster is being asked for it".to_owned(),
+            }),
+            trust: Mutex::new(Condition {
+                state: "asking",
+                told: String::new(),
             }),
         }
     }
@@ -136,21 +142,35 @@ impl Issued {
 
     /// How it is doing.
     pub(crate) fn condition(&self) -> Condition {
-        self.condition
-            .lock()
-            .map_or_else(|poisoned| poisoned.into_inner().clone(), |held| held.clone())
+        held(&self.condition).clone()
     }
 
     /// Notes how it is doing; true where that is news.
     pub(crate) fn becomes(&self, condition: Condition) -> bool {
-        let mut held = self
-            .condition
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = held(&self.condition);
         let news = *held != condition;
         *held = condition;
         news
     }
+
+    /// Whether pods trust the CA that it is held against.
+    pub(crate) fn trust(&self) -> Condition {
+        held(&self.trust).clone()
+    }
+
+    /// Notes whether they do; true where that is news.
+    pub(crate) fn trust_becomes(&self, condition: Condition) -> bool {
+        let mut held = held(&self.trust);
+        let news = *held != condition;
+        *held = condition;
+        news
+    }
+}
+
+fn held(condition: &Mutex<Condition>) -> std::sync::MutexGuard<'_, Condition> {
+    condition
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Seconds since 1970.

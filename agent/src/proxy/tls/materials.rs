@@ -10,7 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bailiff_model::{Protocol, TargetName};
-use bailiff_policy::{PolicySet, Proof, ServerIdentity, Target, UpstreamTlsMode};
+use bailiff_policy::{ClientCertificates, PolicySet, Proof, ServerIdentity, Target, UpstreamTlsMode};
+use hyper::header::HeaderValue;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
@@ -18,6 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::clients::ClientAuthority;
 use super::issued::Issued;
 use super::mint::Authority;
 use super::verify::Verifier;
@@ -62,7 +64,7 @@ impl std::error::Error for FileError {}
 pub struct Expiry {
     /// Whose it is.
     pub target: TargetName,
-    /// For what: `client`, `client_ca`, `target_ca`, `credential`.
+    /// For what: `client`, `client_ca`, `clients_ca`, `target_ca`, `credential`.
     pub role: &'static str,
     /// In seconds since 1970.
     pub at: i64,
@@ -137,6 +139,19 @@ impl TowardsTarget {
     }
 }
 
+/// How clients' certificates are taken.
+pub(crate) struct ClientsOf {
+    pub(crate) authority: ClientAuthority,
+    /// `Bearer TOKEN`: what the agent itself is, where their requests go on by impersonation.
+    pub(crate) own: Option<HeaderValue>,
+}
+
+impl fmt::Debug for ClientsOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientsOf(…)")
+    }
+}
+
 /// All of one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -144,6 +159,7 @@ pub struct Snapshot {
     towards: HashMap<TargetName, Arc<TowardsTarget>>,
     secrets: HashMap<Proof, Arc<Secret>>,
     tokens: HashMap<TargetName, Arc<Tokens>>,
+    clients: HashMap<TargetName, Arc<ClientsOf>>,
     expiries: Vec<Expiry>,
     strangers: Vec<TargetName>,
     files: Vec<(PathBuf, Stamp)>,
@@ -251,6 +267,11 @@ impl Snapshot {
     /// How the tokens of a target's clients are verified.
     pub(crate) fn tokens(&self, target: &TargetName) -> Option<&Arc<Tokens>> {
         self.tokens.get(target)
+    }
+
+    /// How the certificates of a target's clients are taken; `None` where they aren't.
+    pub(crate) fn clients(&self, target: &TargetName) -> Option<&Arc<ClientsOf>> {
+        self.clients.get(target)
     }
 
     pub(crate) fn secret(&self, proof: &Proof) -> Option<&Arc<Secret>> {
@@ -377,6 +398,51 @@ impl Reading {
         }
         let tokens = Tokens::new(issuers, identity.review);
         self.snapshot.tokens.insert(target.name.clone(), Arc::new(tokens));
+        if let Some(certificates) = &identity.certificates
+            && let Some(clients) = self.clients(whose, certificates, target)
+        {
+            self.snapshot
+                .clients
+                .insert(target.name.clone(), Arc::new(clients));
+        }
+    }
+
+    fn clients(&mut self, whose: &str, written: &ClientCertificates, target: &Target) -> Option<ClientsOf> {
+        let given = self.chain(whose, &written.ca)?;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(given.iter().cloned());
+        let ends = given
+            .iter()
+            .filter_map(|certificate| certificate::expiry(certificate))
+            .max();
+        self.expires(target, "clients_ca", ends);
+        let Some(authority) = ClientAuthority::new(roots) else {
+            let mend = "give the CA certificates of the API server's --client-ca-file, as PEM";
+            return self.wrong(whose, &written.ca, "holds no certificate that can be read", mend);
+        };
+        let own = match &written.token {
+            None => None,
+            Some(file) => {
+                let text = self.text(whose, file)?;
+                let token = text.trim_ascii();
+                let spoken = [b"Bearer ", token].concat();
+                match HeaderValue::from_bytes(&spoken) {
+                    Ok(mut own) if !token.is_empty() => {
+                        own.set_sensitive(true);
+                        Some(own)
+                    }
+                    _ => {
+                        return self.wrong(
+                            whose,
+                            file,
+                            "holds no token",
+                            "give the token of the agent's service account",
+                        );
+                    }
+                }
+            }
+        };
+        Some(ClientsOf { authority, own })
     }
 
     fn present(&mut self, target: &Target, presented: Presented) {

@@ -1,6 +1,6 @@
 //! A connection's bytes, as they are or through TLS. What passes in plain text costs one comparison more.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -51,6 +51,14 @@ impl Wire {
         match self {
             Self::Plain(_) => None,
             Self::Tls(tls) => tls.session.peer_certificates()?.first(),
+        }
+    }
+
+    /// The peer's certificate with its chain; empty where it showed none.
+    pub(crate) fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        match self {
+            Self::Plain(_) => &[],
+            Self::Tls(tls) => tls.session.peer_certificates().unwrap_or_default(),
         }
     }
 
@@ -258,6 +266,15 @@ impl Tls {
         Ok(taken)
     }
 
+    /// Encrypts what there is room for, and writes none of it yet; `WouldBlock` where there is no room.
+    fn take(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let taken = self.session.writer().write_vectored(pieces)?;
+        if taken == 0 && pieces.iter().any(|piece| !piece.is_empty()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(taken)
+    }
+
     /// Writes records until the socket takes no more.
     fn write_now(&mut self) -> io::Result<bool> {
         while self.session.wants_write() {
@@ -312,15 +329,32 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// What goes through TLS is kept until it is flushed, or much: a head and the body behind it are one record and one system call.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         loop {
-            match self.try_write(bytes) {
+            let outcome = match &mut *self {
+                Self::Plain(socket) => socket.try_write_vectored(pieces),
+                Self::Tls(tls) => tls.take(pieces),
+            };
+            match outcome {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.poll_write_ready(cx))?;
                 }
                 outcome => return Poll::Ready(outcome),
             }
         }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,7 +9,7 @@ use bailiff_model::{PodInfo, PodUid};
 use serde::Deserialize;
 
 /// A pod as the file describes it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InventoryPod {
     /// Its name.
@@ -29,6 +29,9 @@ pub struct InventoryPod {
     /// The uid of the Pod object that it stands for; one of its own where it stands for none.
     #[serde(default)]
     pub uid: Option<String>,
+    /// Whether its connections go past the agent. Of pods of a node alone: a sandbox is there to be enforced on.
+    #[serde(default)]
+    pub exempt: bool,
 }
 
 fn default_name() -> String {
@@ -96,13 +99,16 @@ impl Inventory {
         };
         match (name, self.pods.as_slice()) {
             (Some(name), pods) => match pods.iter().find(|pod| pod.name == name) {
+                Some(pod) if pod.exempt => {
+                    bail!("the pod {name:?} is exempt: there is nothing to enforce on it")
+                }
                 Some(pod) => Ok(pod.clone()),
                 None if pods.is_empty() => {
                     bail!("there is no pod {name:?}: the directory has no inventory.yaml")
                 }
                 None => bail!("there is no pod {name:?}; inventory.yaml has: {}", names()),
             },
-            (None, [pod]) => Ok(pod.clone()),
+            (None, [pod]) => self.pod(Some(&pod.name), command),
             (None, []) => Ok(InventoryPod {
                 name: Path::new(command).file_name().map_or_else(
                     || "command".to_owned(),
@@ -113,6 +119,7 @@ impl Inventory {
                 labels: BTreeMap::new(),
                 container: None,
                 uid: None,
+                exempt: false,
             }),
             (None, _) => bail!(
                 "inventory.yaml has several pods; choose one with --pod: {}",

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bailiff_model::{ApiRequest, ApiSubject, ApiVerb, Effect, Mode, Protocol, Reason, Recording};
 
+use super::body::{ApiBody, may_have};
 use super::fields::{Asked, FieldMasks, Unmaskable};
 use super::rule::ApiRule;
 use crate::algebra::{Judged, strictest};
@@ -12,10 +13,29 @@ use crate::compiled::{About, Policy};
 use crate::decide::{ChainPolicy, Ruling};
 
 impl ChainPolicy {
-    /// Decides a request to the Kubernetes API. What is allowed often is decided without allocating.
+    /// Whether a rule could look into the body of such a request. Where none could, it is decided without it.
+    #[must_use]
+    pub fn asks_body(&self, request: &ApiRequest) -> bool {
+        self.asks_bodies
+            && may_have(request.verb)
+            && self
+                .hops
+                .iter()
+                .flatten()
+                .flat_map(|(policy, _)| &policy.requests)
+                .any(|rule| rule.asks_body(request))
+    }
+
+    /// Decides a request to the Kubernetes API of whose body nothing is known.
     #[must_use]
     pub fn decide_request(&self, request: &ApiRequest) -> Arc<Ruling> {
-        let mut judged = self.judge(request, Mode::Enforce);
+        self.decide_request_with(request, &ApiBody::unread(request))
+    }
+
+    /// Decides a request to the Kubernetes API. What is allowed often is decided without allocating.
+    #[must_use]
+    pub fn decide_request_with(&self, request: &ApiRequest, body: &ApiBody) -> Arc<Ruling> {
+        let mut judged = self.judge(request, body, Mode::Enforce);
         let fields = match self.fields.asked(request) {
             Asked::Fields(fields) => Some(fields),
             Asked::Unmaskable(why) if judged.effect != Effect::Deny => {
@@ -31,9 +51,9 @@ impl ChainPolicy {
         };
         let watches = |(policy, _): &(Arc<Policy>, About)| policy.mode == Mode::Observe;
         let observed = (self.hops.iter().flatten().any(watches))
-            .then(|| self.judge(request, Mode::Observe))
+            .then(|| self.judge(request, body, Mode::Observe))
             .filter(|watched| watched.effect != judged.effect);
-        let recording = self.recording_of_request(request);
+        let recording = self.recording_of_request(request, body);
         if judged.effect == Effect::Allow
             && observed.is_none()
             && recording == self.recording
@@ -46,7 +66,7 @@ impl ChainPolicy {
         Arc::new(self.ruling_of(request, judged, observed, recording, fields))
     }
 
-    fn judge(&self, request: &ApiRequest, mode: Mode) -> Judged<Because> {
+    fn judge(&self, request: &ApiRequest, body: &ApiBody, mode: Mode) -> Judged<Because> {
         let deny = |why| Judged {
             effect: Effect::Deny,
             because: Because { hop: 0, why },
@@ -59,7 +79,7 @@ impl ChainPolicy {
             .hops
             .iter()
             .enumerate()
-            .map(|(hop, policies)| self.judge_request(request, hop, policies, mode));
+            .map(|(hop, policies)| self.judge_request(request, body, hop, policies, mode));
         // Uncertainty denies: without a hop there is nobody to allow it to.
         strictest(hops).unwrap_or(deny(Why::Nobody))
     }
@@ -67,6 +87,7 @@ impl ChainPolicy {
     fn judge_request(
         &self,
         request: &ApiRequest,
+        body: &ApiBody,
         hop: usize,
         policies: &[(Arc<Policy>, About)],
         mode: Mode,
@@ -84,7 +105,11 @@ impl ChainPolicy {
                     policy: policy_at,
                     rule: rule_at,
                 });
-                let touched = rule.action != Effect::Allow && rule.touches(request);
+                let touched = match rule.action {
+                    Effect::Allow => false,
+                    Effect::Deny => rule.touches(request, body),
+                    Effect::RequireApproval => rule.asks(request, body),
+                };
                 match rule.action {
                     Effect::Deny if touched => {
                         return Judged {
@@ -107,7 +132,7 @@ impl ChainPolicy {
                         Effect::RequireApproval => touched,
                         Effect::Deny => false,
                     };
-                if lets_pass && covering.is_none() && !unknown && rule.covers(request) {
+                if lets_pass && covering.is_none() && !unknown && rule.covers(request, body) {
                     covering = Some(why);
                 }
             }
@@ -193,7 +218,7 @@ impl ChainPolicy {
     }
 
     /// What any policy asks for, and any rule that the request touches.
-    fn recording_of_request(&self, request: &ApiRequest) -> Recording {
+    fn recording_of_request(&self, request: &ApiRequest, body: &ApiBody) -> Recording {
         let unknown = is_unknown(request);
         self.hops
             .iter()
@@ -201,7 +226,7 @@ impl ChainPolicy {
             .filter(|(policy, _)| policy.mode == Mode::Enforce)
             .flat_map(|(policy, _)| &policy.requests)
             .filter_map(|rule| Some((rule, rule.recording?)))
-            .filter(|(rule, _)| unknown || rule.touches(request))
+            .filter(|(rule, _)| unknown || rule.touches(request, body))
             .fold(self.recording, |all, (_, more)| all.join(more))
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! **Allow** covers a request only if it is *wholly* what one of the rule's entries names.
 
+mod body;
 mod pattern;
+mod who;
 
 use std::sync::Arc;
 
@@ -13,9 +15,12 @@ use bailiff_model::{
     ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Effect, Recording, TokenState,
 };
 
+use super::body::{ApiBody, Untold, creates, creates_namespace};
 use crate::glob::Glob;
 
+pub(crate) use body::BodyMatch;
 pub(crate) use pattern::{CommandGlob, ResourceGlob, VerbSet};
+pub(crate) use who::{Identities, Impersonated, Impersonates};
 
 /// One rule about requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +35,23 @@ pub(crate) struct ApiRule {
 
 impl ApiRule {
     /// Whether a request may be what the rule names.
-    pub(crate) fn touches(&self, request: &ApiRequest) -> bool {
-        self.requests.iter().any(|entry| entry.touches(request))
+    pub(crate) fn touches(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        self.requests.iter().any(|entry| entry.touches(request, body))
+    }
+
+    /// Whether an approval is asked for: for whatever may be what the rule names, or may be only a part of it.
+    pub(crate) fn asks(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        self.requests.iter().any(|entry| entry.asks(request, body))
     }
 
     /// Whether the rule names all that a request may be.
-    pub(crate) fn covers(&self, request: &ApiRequest) -> bool {
-        self.requests.iter().any(|entry| entry.covers(request))
+    pub(crate) fn covers(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        self.requests.iter().any(|entry| entry.covers(request, body))
+    }
+
+    /// Whether the body of such a request could say whether the rule names it.
+    pub(crate) fn asks_body(&self, request: &ApiRequest) -> bool {
+        self.requests.iter().any(|entry| entry.asks_body(request))
     }
 }
 
@@ -57,6 +72,12 @@ pub(crate) struct RequestMatch {
     pub(crate) tty: Option<bool>,
     /// What requests show of who they are.
     pub(crate) tokens: Option<Vec<TokenState>>,
+    /// Who that is.
+    pub(crate) identity: Option<Identities>,
+    /// As whom they ask to act. To allow, `None` is as nobody else; to forbid, anybody.
+    pub(crate) impersonates: Option<Impersonates>,
+    /// What they say in their bodies.
+    pub(crate) body: BodyMatch,
 }
 
 /// Subresources that open a session in a container. A rule that allows `create` lets them begin by whichever method carries them.
@@ -100,8 +121,25 @@ const KUBELET: [(&str, Option<&str>); 5] = [
 ];
 
 impl RequestMatch {
-    fn touches(&self, request: &ApiRequest) -> bool {
-        self.token_touched(request.token) && self.subject_touched(request)
+    fn touches(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        self.impersonates
+            .as_ref()
+            .is_none_or(|these| these.touches(request))
+            && self.touched_as(request, body)
+    }
+
+    /// As [`touches`](Self::touches), and also what acts as fewer than the entry names: an approval would let that pass.
+    fn asks(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        self.impersonates.as_ref().is_none_or(|these| {
+            these.touches(request) || Impersonates::cover(Some(these), request)
+        }) && self.touched_as(request, body)
+    }
+
+    /// Whether it may be what the entry names, whoever it acts as.
+    fn touched_as(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        self.token_touched(request.token)
+            && self.identity.as_ref().is_none_or(|these| these.touch(request))
+            && self.subject_touched(request, body)
     }
 
     /// A token that can't be verified may be any: uncertainty denies.
@@ -111,27 +149,29 @@ impl RequestMatch {
             .is_none_or(|tokens| tokens.contains(&token) || token == TokenState::Unverified)
     }
 
-    fn subject_touched(&self, request: &ApiRequest) -> bool {
+    fn subject_touched(&self, request: &ApiRequest, body: &ApiBody) -> bool {
         match &request.subject {
             // Uncertainty denies: it may be anything.
             ApiSubject::Unknown => true,
             ApiSubject::Path(path) => {
                 !self.is_about_resources()
                     && self.verb_touched(request.verb, None)
-                    && self.dry_run_touched(request)
+                    && self.dry_run_touched(request, body)
                     && self.paths.as_ref().is_none_or(|globs| {
                         let bare = path.strip_suffix('/').unwrap_or(path);
                         any(globs, path) || any(globs, bare)
                     })
+                    && self.body.when_touched(request, body)
             }
             ApiSubject::Resource(resource) => {
                 self.paths.is_none()
-                    && (self.touches_resource(request, resource) || self.touches_kubelet(resource))
+                    && (self.touches_resource(request, resource, body) || self.touches_kubelet(resource))
             }
         }
     }
 
-    fn touches_resource(&self, request: &ApiRequest, resource: &ApiResource) -> bool {
+    fn touches_resource(&self, request: &ApiRequest, resource: &ApiResource, body: &ApiBody) -> bool {
+        let created = body.created_name(request);
         self.verb_touched(request.verb, Some(resource))
             && self
                 .groups
@@ -146,18 +186,22 @@ impl RequestMatch {
                 .as_ref()
                 .is_none_or(|globs| match &resource.namespace {
                     Some(namespace) => any(globs, namespace),
+                    None if creates_namespace(request, resource) => {
+                        created.is_none_or(|name| any(globs, name))
+                    }
                     // A single object without a namespace lies in none; the server has no way to one of a namespace but by it.
                     None => {
                         resource.name.is_none() && reaches_many(request.verb)
                             || globs.iter().any(Glob::is_any)
                     }
                 })
-            && self
-                .names
-                .as_ref()
-                .is_none_or(|globs| name_touched(globs, resource))
-            && self.dry_run_touched(request)
+            && self.names.as_ref().is_none_or(|globs| match created {
+                Some(name) => any(globs, name),
+                None => name_touched(globs, resource),
+            })
+            && self.dry_run_touched(request, body)
             && self.session_touched(resource)
+            && self.body.touched(request, resource, body)
     }
 
     /// Deny of `get` is also of `list` and `watch`, which return the same; and so on, as docs/kubernetes.md has it.
@@ -219,15 +263,10 @@ impl RequestMatch {
             })
     }
 
-    fn dry_run_touched(&self, request: &ApiRequest) -> bool {
-        match self.dry_run {
-            None => true,
-            // A delete's body may say so, too, and isn't seen here.
-            Some(true) => {
-                request.dry_run || matches!(request.verb, ApiVerb::Delete | ApiVerb::DeleteCollection)
-            }
-            Some(false) => !request.dry_run,
-        }
+    /// A delete's body may say it: uncertainty denies.
+    fn dry_run_touched(&self, request: &ApiRequest, body: &ApiBody) -> bool {
+        let is = |dry_run| body.dry_run(request).is_none_or(|is| is == dry_run);
+        self.dry_run.is_none_or(is)
     }
 
     fn session_touched(&self, resource: &ApiResource) -> bool {
@@ -256,12 +295,17 @@ impl RequestMatch {
         container && command && tty
     }
 
-    fn covers(&self, request: &ApiRequest) -> bool {
+    fn covers(&self, request: &ApiRequest, body: &ApiBody) -> bool {
         let token = |tokens: &Vec<TokenState>| tokens.contains(&request.token);
-        if request.verb == ApiVerb::Unknown || !self.tokens.as_ref().is_none_or(token) {
+        if request.verb == ApiVerb::Unknown
+            || !self.tokens.as_ref().is_none_or(token)
+            || !self.identity.as_ref().is_none_or(|these| these.covers(request))
+            || !Impersonates::cover(self.impersonates.as_ref(), request)
+        {
             return false;
         }
-        let dry_run = self.dry_run.is_none_or(|dry_run| dry_run == request.dry_run);
+        let is = |dry_run| body.dry_run(request) == Some(dry_run);
+        let dry_run = self.dry_run.is_none_or(is);
         let verb = |verb: ApiVerb| self.verbs.is_none_or(|verbs| verbs.contains(verb));
         dry_run
             && match &request.subject {
@@ -270,17 +314,19 @@ impl RequestMatch {
                     !self.is_about_resources()
                         && verb(request.verb)
                         && self.paths.as_ref().is_none_or(|globs| any(globs, path))
+                        && self.body.when_covered(request, body)
                 }
                 ApiSubject::Resource(resource) => {
                     // A session is more than a read, whichever method it begins with.
                     let begins = begins_session(request.verb, resource.subresource.as_deref());
                     let needed = if begins { ApiVerb::Create } else { request.verb };
-                    self.paths.is_none() && verb(needed) && self.covers_resource(request, resource)
+                    self.paths.is_none() && verb(needed) && self.covers_resource(request, resource, body)
                 }
             }
     }
 
-    fn covers_resource(&self, request: &ApiRequest, resource: &ApiResource) -> bool {
+    fn covers_resource(&self, request: &ApiRequest, resource: &ApiResource, body: &ApiBody) -> bool {
+        let created = body.created_name(request);
         let subresource = resource.subresource.as_deref();
         let named = match &self.resources {
             None => !subresource.is_some_and(is_side_door),
@@ -296,10 +342,13 @@ impl RequestMatch {
             && self
                 .namespaces
                 .as_ref()
-                .is_none_or(|globs| surely(globs, resource.namespace.as_deref()))
+                .is_none_or(|globs| {
+                    let itself = created.filter(|_| creates_namespace(request, resource));
+                    surely(globs, resource.namespace.as_deref().or(itself))
+                })
             // What removes many isn't bounded by a name, whatever its selector says.
             && self.names.as_ref().is_none_or(|globs| {
-                let name = resource.name.as_deref();
+                let name = resource.name.as_deref().or(created);
                 surely(globs, name.filter(|_| request.verb != ApiVerb::DeleteCollection))
             })
             && (!self.asks_for_session()
@@ -307,6 +356,25 @@ impl RequestMatch {
                     .session
                     .as_ref()
                     .is_some_and(|session| self.covers_session(subresource, session)))
+            && self.body.covered(request, resource, body)
+    }
+
+    /// Whether the body of such a request could say whether it is one of these.
+    fn asks_body(&self, request: &ApiRequest) -> bool {
+        let ApiSubject::Resource(resource) = &request.subject else {
+            return false;
+        };
+        let names = self.names.is_some() && creates(request);
+        let namespaces = self.namespaces.is_some() && creates_namespace(request, resource);
+        let deletes = matches!(request.verb, ApiVerb::Delete | ApiVerb::DeleteCollection);
+        let dry_run = self.dry_run.is_some() && deletes && !request.dry_run;
+        (names || namespaces || dry_run || self.body.asks(request, resource))
+            && self.asks(request, &ApiBody::Untold(Untold::Unread))
+    }
+
+    /// Whether it says something that may stand in bodies.
+    pub(crate) fn may_ask_body(&self) -> bool {
+        self.names.is_some() || self.namespaces.is_some() || self.dry_run.is_some() || !self.body.is_empty()
     }
 
     fn covers_session(&self, subresource: Option<&str>, session: &ApiSession) -> bool {
@@ -329,6 +397,8 @@ impl RequestMatch {
             || self.namespaces.is_some()
             || self.names.is_some()
             || self.asks_for_session()
+            || self.body.is_about_pods()
+            || self.body.is_about_object()
     }
 
     /// Whether something is given that only sessions in containers have.
@@ -368,6 +438,13 @@ impl RequestMatch {
                 (Some(_), None) => false,
                 (Some(outer), Some(inner)) => inner.iter().all(|token| outer.contains(token)),
             }
+            && match (&self.identity, &inner.identity) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(outer), Some(inner)) => outer.contain(inner),
+            }
+            && Impersonates::contains(self.impersonates.as_ref(), inner.impersonates.as_ref())
+            && (self.body.is_empty() || self.body == inner.body)
             && (!self.asks_for_session()
                 || (&self.containers, &self.commands, self.tty)
                     == (&inner.containers, &inner.commands, inner.tty))

@@ -1,5 +1,7 @@
 //! What holds of all rules, requests and chains.
 
+mod who;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +15,10 @@ use proptest::option::{of, weighted};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::rule::{ApiRule, CommandGlob, RequestMatch, ResourceGlob, VerbSet};
+mod bodies;
+
+use super::body::ApiBody;
+use super::rule::{ApiRule, BodyMatch, CommandGlob, Impersonates, RequestMatch, ResourceGlob, VerbSet};
 use crate::compiled::{Policy, PolicySet, Subject, Target};
 use crate::connection::{ClientTls, ConnectAs, UpstreamTls};
 use crate::glob::Glob;
@@ -94,9 +99,10 @@ fn entry() -> impl Strategy<Value = RequestMatch> {
         weighted(0.15, any::<bool>()),
         weighted(0.3, of_session),
         weighted(0.2, vec(token(), 1..4)),
+        weighted(0.3, bodies::asked()),
     )
         .prop_map(
-            |(verbs, groups, resources, namespaces, names, dry_run, session, tokens)| {
+            |(verbs, groups, resources, namespaces, names, dry_run, session, tokens, body)| {
                 let (containers, commands, tty) = session.unwrap_or_default();
                 RequestMatch {
                     verbs,
@@ -110,6 +116,8 @@ fn entry() -> impl Strategy<Value = RequestMatch> {
                     commands,
                     tty,
                     tokens,
+                    body: body.unwrap_or_default(),
+                    ..RequestMatch::default()
                 }
             },
         );
@@ -122,7 +130,17 @@ fn entry() -> impl Strategy<Value = RequestMatch> {
             paths: Some(paths.into_iter().map(Glob::new).collect()),
             ..RequestMatch::default()
         });
-    prop_oneof![5 => of_resource, 1 => of_path]
+    let of_somebody = (
+        weighted(0.15, who::identities()),
+        weighted(0.2, who::impersonates()),
+    );
+    (prop_oneof![5 => of_resource, 1 => of_path], of_somebody).prop_map(
+        |(entry, (identity, impersonates))| RequestMatch {
+            identity,
+            impersonates,
+            ..entry
+        },
+    )
 }
 
 fn rule() -> impl Strategy<Value = ApiRule> {
@@ -221,6 +239,8 @@ fn request() -> impl Strategy<Value = ApiRequest> {
                 subject: ApiSubject::Resource(resource),
                 dry_run: dry_run.is_some(),
                 token: TokenState::Missing,
+                identity: None,
+                impersonates: None,
             }
         });
     let of_path = (
@@ -232,9 +252,10 @@ fn request() -> impl Strategy<Value = ApiRequest> {
             subject: ApiSubject::Path(path.to_owned()),
             dry_run: false,
             token: TokenState::Missing,
+            identity: None,
+            impersonates: None,
         });
-    (prop_oneof![6 => of_resource, 1 => of_path], token())
-        .prop_map(|(request, token)| ApiRequest { token, ..request })
+    who::by_somebody(prop_oneof![6 => of_resource, 1 => of_path])
 }
 
 fn token() -> impl Strategy<Value = TokenState> {
@@ -284,6 +305,17 @@ fn answers() -> impl Strategy<Value = Answers> {
 
 /// The verdict, and whether a rule made it.
 fn decide(policies: &[Policy], answers: Answers, chain: &Chain, request: &ApiRequest) -> (Effect, bool) {
+    decide_with(policies, answers, chain, request, &ApiBody::unread(request))
+}
+
+/// The same for a body of which something is known.
+fn decide_with(
+    policies: &[Policy],
+    answers: Answers,
+    chain: &Chain,
+    request: &ApiRequest,
+    body: &ApiBody,
+) -> (Effect, bool) {
     let target = Target {
         name: TargetName::new("cluster"),
         protocol: Protocol::Kubernetes,
@@ -308,7 +340,7 @@ fn decide(policies: &[Policy], answers: Answers, chain: &Chain, request: &ApiReq
     let Some(target) = set.targets().first() else {
         return (Effect::Deny, false);
     };
-    let ruling = set.for_chain(target, chain).decide_request(request);
+    let ruling = set.for_chain(target, chain).decide_request_with(request, body);
     assert_eq!(ruling.permit().is_some(), ruling.effect() == Effect::Allow);
     assert_eq!(ruling.denial().is_none(), ruling.effect() == Effect::Allow);
     assert_eq!(ruling.verb(), Some(request.verb));
@@ -364,16 +396,27 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn what_a_rule_would_allow_it_would_forbid(entry in entry(), request in request()) {
-        let rule = |action| ApiRule {
+    fn what_a_rule_would_allow_it_would_forbid_and_ask_for(mut entry in entry(), request in request()) {
+        let rule = |entry: &RequestMatch, action| ApiRule {
             name: "r".into(),
             requests: vec![entry.clone()],
             action,
             message: None,
             recording: None,
         };
-        if rule(Effect::Allow).covers(&request) {
-            prop_assert!(rule(Effect::Deny).touches(&request));
+        let body = ApiBody::unread(&request);
+        if rule(&entry, Effect::Allow).covers(&request, &body) {
+            prop_assert!(rule(&entry, Effect::RequireApproval).asks(&request, &body));
+        }
+        if rule(&entry, Effect::Deny).touches(&request, &body) {
+            prop_assert!(rule(&entry, Effect::RequireApproval).asks(&request, &body));
+        }
+        // Of those as whom a request acts, a list is a bound where it allows, and any of it where it forbids.
+        if let Some(Impersonates::These(these)) = &mut entry.impersonates {
+            (these.groups, these.uids, these.extra) = (None, None, None);
+        }
+        if rule(&entry, Effect::Allow).covers(&request, &body) {
+            prop_assert!(rule(&entry, Effect::Deny).touches(&request, &body));
         }
     }
 
@@ -389,8 +432,9 @@ proptest! {
             recording: None,
         };
         prop_assert!(outer.contains(&outer));
-        if outer.contains(&inner) && rule(&inner).covers(&request) {
-            prop_assert!(rule(&outer).touches(&request), "{outer:?} {inner:?}");
+        let body = ApiBody::unread(&request);
+        if outer.contains(&inner) && rule(&inner).covers(&request, &body) {
+            prop_assert!(rule(&outer).touches(&request, &body), "{outer:?} {inner:?}");
         }
     }
 

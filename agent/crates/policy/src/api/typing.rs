@@ -127,6 +127,8 @@ pub fn type_request(method: &str, target: &str, body: bool) -> Typed {
                 subject: ApiSubject::Unknown,
                 dry_run: false,
                 token: TokenState::Missing,
+                identity: None,
+                impersonates: None,
             },
             doubt: Some(doubt),
         },
@@ -185,6 +187,8 @@ fn no_resource(method: &str, path: &str) -> Result<ApiRequest, Doubt> {
         subject: ApiSubject::Path(path.to_owned()),
         dry_run: false,
         token: TokenState::Missing,
+        identity: None,
+        impersonates: None,
     })
 }
 
@@ -268,6 +272,8 @@ fn resource(
             subject: ApiSubject::Resource(typed),
             dry_run: false,
             token: TokenState::Missing,
+            identity: None,
+            impersonates: None,
         });
     }
     let query = Query::read(query)?;
@@ -292,6 +298,8 @@ fn resource(
         subject: ApiSubject::Resource(typed),
         dry_run,
         token: TokenState::Missing,
+        identity: None,
+        impersonates: None,
     })
 }
 

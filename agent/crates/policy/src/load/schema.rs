@@ -14,8 +14,8 @@ use crate::detect::Detector;
 use crate::mask::MaskedUse;
 use connection::{ConnectAsSpec, CredentialSpec, TlsSpec};
 
-pub(super) use recording::RecordingSpec;
-pub(super) use request::RequestSpec;
+pub(super) use recording::{LevelName, RecordingSpec};
+pub(super) use request::{IdentitiesSpec, ImpersonatesSpec, RequestSpec};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,6 +82,21 @@ pub(super) struct IdentitySpec {
     pub(super) further_issuers: Vec<Spanned<FurtherIssuerSpec>>,
     #[serde(default)]
     pub(super) token_review: bool,
+    pub(super) client_certificates: Option<Spanned<ClientCertificatesSpec>>,
+}
+
+/// `{caFile: /etc/bailiff/client-ca.crt, impersonate: {tokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token}}`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ClientCertificatesSpec {
+    pub(super) ca_file: String,
+    pub(super) impersonate: Option<ImpersonateSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ImpersonateSpec {
+    pub(super) token_file: String,
 }
 
 /// Another one, as the API server's --oidc-… flags name its parts.

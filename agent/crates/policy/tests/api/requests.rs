@@ -40,6 +40,8 @@ pub(crate) fn request(text: &str) -> ApiRequest {
         }),
         dry_run: false,
         token: TokenState::Missing,
+        identity: None,
+        impersonates: None,
     }
 }
 
@@ -72,6 +74,8 @@ pub(crate) fn path(verb: ApiVerb, path: &str) -> ApiRequest {
         subject: ApiSubject::Path(path.to_owned()),
         dry_run: false,
         token: TokenState::Missing,
+        identity: None,
+        impersonates: None,
     }
 }
 
@@ -82,6 +86,8 @@ pub(crate) fn unknown() -> ApiRequest {
         subject: ApiSubject::Unknown,
         dry_run: false,
         token: TokenState::Missing,
+        identity: None,
+        impersonates: None,
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) fn compile_policy(
         check_protocol(spec, protocol, targets, report);
         check_tokens(spec, targets, report);
     }
-    let recording = compile_recording(&spec.recording, report);
+    let recording = compile_recording(&spec.recording, protocol, line, report);
     let of_sql = sql.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));
     let of_api = api.iter().map(|(rule, line)| (&rule.name, rule.recording, *line));
     for (rule, more, line) in of_sql.chain(of_api) {
@@ -251,11 +251,26 @@ fn check_tokens(spec: &PolicySpec, targets: &[Target], report: &mut Report<'_>) 
     };
     let entries = spec.rules.iter().filter_map(|rule| rule.requests.as_ref());
     for entry in entries.flat_map(|entries| &entries.value) {
-        if let Some(tokens) = &entry.value.tokens {
+        let fields = [
+            (
+                "tokens",
+                entry.value.tokens.as_ref().map(|tokens| tokens.referenced.line()),
+            ),
+            (
+                "identity",
+                entry
+                    .value
+                    .identity
+                    .as_ref()
+                    .map(|identity| identity.referenced.line()),
+            ),
+        ];
+        for (field, line) in fields {
+            let Some(line) = line else { continue };
             report.add(
-                tokens.referenced.line(),
+                line,
                 format!(
-                    "`tokens` can't be told apart at target {:?}, which doesn't say who makes them",
+                    "`{field}` can't be told apart at target {:?}, which doesn't say who makes them",
                     unread.name.as_str()
                 ),
                 "give the target `identity`: {issuer, audiences, keySetFile}",

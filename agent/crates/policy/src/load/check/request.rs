@@ -1,10 +1,12 @@
 //! Rules about requests to the Kubernetes API, and whether each can ever decide.
 
+mod body;
 mod never;
+mod who;
 
 use std::sync::Arc;
 
-use bailiff_model::{ApiVerb, Effect, TokenState};
+use bailiff_model::{ApiVerb, Effect, Protocol, TokenState};
 use serde_saphyr::Spanned;
 
 use super::super::schema::{RequestSpec, RuleSpec};
@@ -89,10 +91,14 @@ pub(super) fn compile_api_rule(
         requests: compiled,
         action: spec.action,
         message: spec.message.as_deref().map(Arc::from),
-        recording: spec
-            .recording
-            .as_ref()
-            .map(|recording| compile_recording(recording, report)),
+        recording: spec.recording.as_ref().map(|recording| {
+            compile_recording(
+                recording,
+                Protocol::Kubernetes,
+                spec.name.referenced.line(),
+                report,
+            )
+        }),
     }
 }
 
@@ -181,6 +187,9 @@ impl Entries<'_, '_> {
             commands: self.commands(spec.commands.as_ref()),
             tty: spec.tty.as_ref().map(|tty| tty.value),
             tokens: self.tokens(spec.tokens.as_ref()),
+            identity: self.identity(spec.identity.as_ref()),
+            impersonates: self.impersonates(spec.impersonates.as_ref()),
+            body: self.body(spec),
         };
         if entry == RequestMatch::default() {
             self.report.add(
@@ -199,6 +208,7 @@ impl Entries<'_, '_> {
         self.check_dry_run(spec, &entry);
         self.check_session(spec, &entry);
         self.check_side_doors(spec, &entry);
+        self.check_body(spec, &entry);
         entry
     }
 
@@ -208,7 +218,7 @@ impl Entries<'_, '_> {
             self.never(
                 written.referenced.line(),
                 "`tokens` is empty",
-                "name Missing, Unverified, Unbound, Bound or Stolen, or leave it out to mean any",
+                "name Missing, Unverified, Unbound, Bound, Stolen or Certificate, or leave it out to mean any",
             );
         }
         Some(written.value.clone())
@@ -383,4 +393,8 @@ fn is_about_resources(spec: &RequestSpec) -> bool {
         || spec.containers.is_some()
         || spec.commands.is_some()
         || spec.tty.is_some()
+        || spec.mounts_secrets.is_some()
+        || spec.secrets.is_some()
+        || spec.service_accounts.is_some()
+        || spec.images.is_some()
 }

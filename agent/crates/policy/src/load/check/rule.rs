@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bailiff_model::{Condition, Effect, EffectSet, SqlEffect};
+use bailiff_model::{Condition, Effect, EffectSet, Protocol, SqlEffect};
 use serde_saphyr::Spanned;
 
 use super::super::schema::RuleSpec;
@@ -93,10 +93,9 @@ pub(super) fn compile_rule(
         masked: compile_masked(spec, report),
         action: spec.action,
         message: spec.message.as_deref().map(Arc::from),
-        recording: spec
-            .recording
-            .as_ref()
-            .map(|recording| compile_recording(recording, report)),
+        recording: spec.recording.as_ref().map(|recording| {
+            compile_recording(recording, Protocol::Postgres, spec.name.referenced.line(), report)
+        }),
     }
 }
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use bailiff_model::Protocol;
 use serde_saphyr::Spanned;
 
-use super::super::schema::{FurtherIssuerSpec, Resource, TargetSpec};
+use super::super::schema::{ClientCertificatesSpec, FurtherIssuerSpec, Resource, TargetSpec};
 use super::Report;
-use crate::connection::{ClientTokens, TokenIssuer, TokenUsers};
+use crate::connection::{ClientCertificates, ClientTokens, TokenIssuer, TokenUsers};
 
 /// As many as one API server has use for.
 const ISSUERS: usize = 16;
@@ -56,7 +56,33 @@ pub(super) fn compile(resource: &Resource<TargetSpec>, report: &mut Report<'_>) 
     Some(ClientTokens {
         issuers,
         review: spec.token_review,
+        certificates: spec
+            .client_certificates
+            .as_ref()
+            .map(|written| certificates(written, report)),
     })
+}
+
+fn certificates(written: &Spanned<ClientCertificatesSpec>, report: &mut Report<'_>) -> ClientCertificates {
+    let (spec, line) = (&written.value, written.referenced.line());
+    let mut whole = |field: &str, path: &String, mend: &str| {
+        let path = PathBuf::from(path);
+        if !path.is_absolute() {
+            report.add(
+                line,
+                format!("{field} {:?} is no absolute path", path.display().to_string()),
+                format!("write the whole path, such as {mend}"),
+            );
+        }
+        path
+    };
+    ClientCertificates {
+        ca: whole("caFile", &spec.ca_file, "/etc/bailiff/client-ca.crt"),
+        token: spec.impersonate.as_ref().map(|impersonate| {
+            let usual = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+            whole("tokenFile", &impersonate.token_file, usual)
+        }),
+    }
 }
 
 fn issuer(

@@ -72,24 +72,15 @@ impl Entries<'_, '_> {
         if names.iter().any(Glob::is_any) || written.value.iter().any(|verb| verb == "*") {
             return;
         }
-        let of_objects = entry.resources.as_ref().is_some_and(|globs| {
-            globs
-                .iter()
-                .all(|glob| glob.subresource.is_none() && !glob.is_any())
-        });
-        for (verb, unnamed) in [(ApiVerb::Create, of_objects), (ApiVerb::DeleteCollection, true)] {
-            if unnamed && verbs.contains(verb) {
-                let why = if verb == ApiVerb::Create {
-                    "a create says the name in its body alone"
-                } else {
-                    "it is about many objects"
-                };
-                self.report.add(
-                    written.referenced.line(),
-                    format!("rule {:?} can never allow {verb} by `names`: {why}", self.rule),
-                    format!("allow {verb} in a request without `names`"),
-                );
-            }
+        if verbs.contains(ApiVerb::DeleteCollection) {
+            self.report.add(
+                written.referenced.line(),
+                format!(
+                    "rule {:?} can never allow deletecollection by `names`: it is about many objects",
+                    self.rule
+                ),
+                "allow deletecollection in a request without `names`",
+            );
         }
     }
 

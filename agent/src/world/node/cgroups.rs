@@ -1,0 +1,124 @@
+//! Pods by their cgroups.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bailiff_kernel::cgroup;
+use bailiff_kernel::netns::NetnsFd;
+use bailiff_model::{CgroupId, NetnsCookie};
+
+/// `kubepods/burstable/podUID`: classes of service are one level, the pods of guaranteed service lie beside these.
+const LEVELS: usize = 2;
+
+/// How many processes of a pod are looked at for its namespace.
+const MOST_PROCESSES: usize = 16;
+
+/// A pod's cgroup, with processes in it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) uid: String,
+    pub(super) id: CgroupId,
+    pub(super) path: PathBuf,
+}
+
+/// The pods that run below a cgroup.
+pub(super) fn pods(root: &Path) -> Vec<Found> {
+    let mut found = Vec::new();
+    look(root, LEVELS, &mut found);
+    found
+}
+
+fn look(folder: &Path, levels: usize, found: &mut Vec<Found>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        let name = entry.file_name();
+        match name.to_str().and_then(uid) {
+            // Kubelet may leave the cgroup of a pod that has ended.
+            Some(uid) if is_populated(&path) => {
+                if let Ok(id) = cgroup::id(&path) {
+                    found.push(Found { uid, id, path });
+                }
+            }
+            Some(_) => {}
+            None if levels > 1 => look(&path, levels - 1, found),
+            None => {}
+        }
+    }
+}
+
+/// The uid in a cgroup's name: `podUID` as the driver `cgroupfs` has it, or `kubepods-burstable-podUID.slice` as `systemd` has it,
+/// where dashes in the uid are underscores.
+fn uid(name: &str) -> Option<String> {
+    let uid = match name.strip_suffix(".slice") {
+        None => name.strip_prefix("pod")?.to_owned(),
+        Some(slice) => slice.rsplit('-').next()?.strip_prefix("pod")?.replace('_', "-"),
+    };
+    let is_one = uid.len() >= 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    is_one.then_some(uid)
+}
+
+fn is_populated(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}
+
+impl Found {
+    /// The network namespace of its processes, other than the node's. None while there is none yet, and for a pod that uses the node's.
+    ///
+    /// A container's first process is in the pod's cgroup before it has entered the pod's namespace, so those in the node's own count
+    /// for nothing. A process that made a namespace of its own could come first: then the pod's others have another, its connections are
+    /// refused by the kernel side, and it has only harmed itself.
+    pub(super) fn netns(&self, own: NetnsCookie) -> Option<NetnsFd> {
+        let mut processes = Vec::new();
+        gather(&self.path, &mut processes);
+        // The oldest is the one that holds the pod's namespace.
+        processes.sort_unstable();
+        processes
+            .into_iter()
+            .take(MOST_PROCESSES)
+            .filter_map(|pid| NetnsFd::open(Path::new(&format!("/proc/{pid}/ns/net"))).ok())
+            .find(|netns| netns.cookie() != own)
+    }
+}
+
+fn gather(folder: &Path, processes: &mut Vec<u32>) {
+    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    processes.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            gather(&entry.path(), processes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uids_are_read_from_the_names_that_both_drivers_give() {
+        let one = "1f0c2b7e-0a5d-4b9e-8b1f-2f6d7c3e9a10";
+        for name in [
+            format!("pod{one}"),
+            format!("kubepods-besteffort-pod{}.slice", one.replace('-', "_")),
+            format!("kubepods-pod{}.slice", one.replace('-', "_")),
+        ] {
+            assert_eq!(uid(&name).as_deref(), Some(one), "{name}");
+        }
+        // A static pod's is a hash.
+        assert!(uid("pod0123456789abcdef0123456789abcdef").is_some());
+        for name in [
+            "burstable",
+            "kubepods-burstable.slice",
+            "pod",
+            "pods",
+            "podx",
+            "pod..",
+            "podman",
+        ] {
+            assert_eq!(uid(name), None, "{name}");
+        }
+    }
+}

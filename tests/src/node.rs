@@ -1,0 +1,334 @@
+//! A real node with an agent of its own, and pods that kubelet started.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::{Cluster, Enforced, api, bailiff};
+
+/// The agent's port on the node's address.
+const ADMIN: u16 = 9464;
+
+/// How long anything may take that is waited for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// There is one agent on the node at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// A namespace of a cluster with a node, its pods, and the configuration of the node's agent.
+#[derive(Debug)]
+pub struct NodeLab {
+    /// The cluster.
+    pub cluster: &'static Cluster,
+    /// The configuration.
+    pub enforced: Enforced,
+    /// The namespace, which no other test has.
+    pub namespace: String,
+    pods: Mutex<Vec<Value>>,
+    keys: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl NodeLab {
+    /// Makes the namespace, with a service account `agent` that has a cluster role there. `rules` are the policy's, each indented by four spaces.
+    /// `None` where the test can't be root.
+    pub fn new(namespace: &str, role: &str, rules: &str) -> Result<Option<Self>> {
+        let alone = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(cluster) = Cluster::shared_with_node()? else {
+            return Ok(None);
+        };
+        cluster.namespace(namespace)?;
+        cluster.service_account(namespace, "agent", Some(role))?;
+        let keys = tempfile::Builder::new()
+            .prefix("node-")
+            .tempdir_in(cluster.folder())?;
+        let file = keys.path().join("jwks.json");
+        std::fs::write(&file, cluster.kubectl(&["get", "--raw", "/openid/v1/jwks"])?)?;
+        let enforced = Enforced::with(&[
+            ("target.yaml", &api::target(cluster, &file)?),
+            ("policy.yaml", &api::policy(rules)),
+        ])?;
+        let lab = Self {
+            cluster,
+            enforced,
+            namespace: namespace.to_owned(),
+            pods: Mutex::default(),
+            keys,
+            _alone: alone,
+        };
+        lab.write_inventory()?;
+        Ok(Some(lab))
+    }
+
+    /// A pod of the service account `agent` that sleeps, in which clients can be run: busybox, and the cluster's programs in /programs.
+    /// `listed` is what the inventory says of it; `None`: nothing. Returns its uid.
+    pub fn pod(&self, name: &str, listed: Option<&Value>) -> Result<String> {
+        self.pod_that(name, listed, &["sleep", "100000"])
+    }
+
+    /// The same with another command.
+    pub fn pod_that(&self, name: &str, listed: Option<&Value>, command: &[&str]) -> Result<String> {
+        let uid = self.begin_pod(name, command)?;
+        if let Some(listed) = listed {
+            self.list(name, &uid, listed)?;
+        }
+        self.ready(name)?;
+        Ok(uid)
+    }
+
+    /// The same, without waiting for it. Returns its uid.
+    pub fn begin_pod(&self, name: &str, command: &[&str]) -> Result<String> {
+        let service = self.cluster.service()?.ip().to_string();
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": self.namespace, "name": name, "labels": {"app": name}},
+            "spec": {
+                "serviceAccountName": "agent",
+                "terminationGracePeriodSeconds": 0,
+                // What a cluster's DNS would say.
+                "hostAliases": [{"ip": service, "hostnames": ["kubernetes.default.svc"]}],
+                "containers": [{
+                    "name": "main", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never", "command": command,
+                    "volumeMounts": [{"name": "programs", "mountPath": "/programs", "readOnly": true}],
+                }],
+                "volumes": [{"name": "programs", "hostPath": {"path": self.cluster.programs()?}}],
+            },
+        });
+        self.cluster.apply(&manifest.to_string())?;
+        let path = "jsonpath={.metadata.uid}";
+        self.cluster
+            .kubectl(&["get", "pod", "-n", &self.namespace, name, "-o", path])
+    }
+
+    /// Waits until a pod is ready.
+    pub fn ready(&self, name: &str) -> Result<()> {
+        let pod = format!("pod/{name}");
+        let args = [
+            "wait",
+            "-n",
+            &self.namespace,
+            "--for=condition=Ready",
+            "--timeout=90s",
+            &pod,
+        ];
+        self.cluster.kubectl(&args).map(drop)
+    }
+
+    /// Puts a pod into the inventory.
+    pub fn list(&self, name: &str, uid: &str, listed: &Value) -> Result<()> {
+        let mut pod =
+            json!({"name": name, "namespace": self.namespace, "serviceAccount": "agent", "uid": uid});
+        if let (Some(pod), Some(more)) = (pod.as_object_mut(), listed.as_object()) {
+            pod.extend(more.clone());
+        }
+        if let Ok(mut pods) = self.pods.lock() {
+            pods.push(pod);
+        }
+        self.write_inventory()
+    }
+
+    fn write_inventory(&self) -> Result<()> {
+        let pods = self.pods.lock().map(|pods| pods.clone()).unwrap_or_default();
+        let all = json!({"apiVersion": "bailiff.dev/v1alpha1", "kind": "Inventory", "metadata": {"name": "node"}, "spec": {"pods": pods}});
+        let new = self.keys.path().join("inventory.new");
+        std::fs::write(&new, all.to_string())?;
+        // Seen whole or not at all; the configuration may be on another file system.
+        let beside = self.enforced.config().join("inventory.new");
+        std::fs::copy(&new, &beside)?;
+        Ok(std::fs::rename(
+            beside,
+            self.enforced.config().join("inventory.yaml"),
+        )?)
+    }
+
+    /// A command inside a pod, by the administrator's exec, which no agent sees.
+    pub fn inside(&self, pod: &str, command: &[&str]) -> Result<Command> {
+        let args = ["exec", "-i", "-n", &self.namespace, pod, "--"];
+        self.cluster.kubectl_command(&[&args, command].concat())
+    }
+
+    /// What such a command says.
+    pub fn run(&self, pod: &str, command: &[&str]) -> Result<Output> {
+        Ok(self.inside(pod, command)?.stdin(Stdio::null()).output()?)
+    }
+
+    /// kubectl inside a pod, with what kubelet mounted there and no configuration.
+    pub fn kubectl(&self, pod: &str, args: &[&str]) -> Result<Output> {
+        self.run(pod, &[&["/programs/kubectl"], args].concat())
+    }
+
+    /// The same at another address, with the token and the CA that kubelet mounted.
+    pub fn kubectl_at(&self, pod: &str, server: &str, args: &[&str]) -> Result<Output> {
+        let script = "d=/var/run/secrets/kubernetes.io/serviceaccount; s=$1; shift
+            exec /programs/kubectl --kubeconfig=/dev/null --server=$s --certificate-authority=$d/ca.crt --token=$(cat $d/token) \
+                --namespace=$(cat $d/namespace) \"$@\"";
+        self.run(pod, &[&["sh", "-c", script, "sh", server], args].concat())
+    }
+
+    /// Starts the node's agent: in the node's network namespace, in a cgroup of its own beside the pods'.
+    pub fn start(&self, options: &[&str]) -> Result<NodeAgent> {
+        let log = self.keys.path().join("agent.log");
+        let cgroup = self
+            .cluster
+            .node_cgroup()?
+            .join(format!("agent-{}", std::process::id()));
+        std::fs::create_dir_all(&cgroup)?;
+        let said = std::fs::File::create(&log)?;
+        let admin = format!("{}:{ADMIN}", self.cluster.node_address()?);
+        let pins = format!("/sys/fs/bpf/bailiff-test-node-{}", std::process::id());
+        // A shell enters the cgroup: nothing can be done between fork and exec without unsafe code.
+        let child = Command::new("sh")
+            .args(["-c", "echo 0 >\"$1\" && shift && exec \"$@\"", "sh"])
+            .arg(cgroup.join("cgroup.procs"))
+            .args([
+                "nsenter",
+                &format!("--net=/proc/{}/ns/net", self.cluster.node_process()?),
+            ])
+            .arg(bailiff()?)
+            .args(["node", "--pins", &pins, "--admin", &admin, "--config"])
+            .arg(self.enforced.config())
+            .arg("--record-dir")
+            .arg(self.enforced.record())
+            .arg("--pods-cgroup")
+            .arg(self.cluster.node_cgroup()?.join("kubepods"))
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said)
+            .spawn()?;
+        let mut agent = NodeAgent {
+            child,
+            admin,
+            log,
+            cgroup,
+        };
+        let until = Instant::now() + PATIENCE;
+        while agent.get("/healthz").is_err() {
+            if let Some(status) = agent.child.try_wait()? {
+                anyhow::bail!("the agent didn't start ({status}): {}", agent.log());
+            }
+            ensure!(Instant::now() < until, "the agent isn't there: {}", agent.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(agent)
+    }
+
+    /// Waits until the agent has enrolled a pod: what it asks comes back decided, whatever the answer.
+    pub fn until_enrolled(&self, agent: &NodeAgent, pod: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let script = "nc -w 5 $KUBERNETES_SERVICE_HOST 443 </dev/null";
+        while !self.run(pod, &["sh", "-c", script])?.status.success() {
+            ensure!(Instant::now() < until, "{pod} isn't enrolled: {}", agent.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// The audit events that the agent recorded, in order.
+    pub fn audited(&self) -> Result<Vec<Value>> {
+        let mut events = self.enforced.events()?;
+        events.retain(|event| event.get("apiVersion").and_then(Value::as_str) == Some("audit.k8s.io/v1"));
+        Ok(events)
+    }
+}
+
+impl Drop for NodeLab {
+    fn drop(&mut self) {
+        // Other tests' pods need the room.
+        let args = [
+            "delete",
+            "pods",
+            "--all",
+            "--now",
+            "--wait=false",
+            "-n",
+            &self.namespace,
+        ];
+        let _gone = self.cluster.kubectl(&args);
+    }
+}
+
+/// The node's agent. Dropping it ends it.
+#[derive(Debug)]
+pub struct NodeAgent {
+    child: Child,
+    admin: String,
+    log: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl NodeAgent {
+    /// What its admin server answers, with status and headers.
+    pub fn get(&self, path: &str) -> Result<String> {
+        crate::running::get(self.admin.parse()?, path)
+    }
+
+    /// All metrics, as served.
+    pub fn metrics(&self) -> Result<String> {
+        self.get("/metrics")
+    }
+
+    /// A metric by its name and labels; 0 where it isn't there yet.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let metrics = self.metrics()?;
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.map_or(Ok(0), str::parse)?)
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Kills it, so that what it put into the kernel stays.
+    pub fn kill(mut self) -> Result<ExitStatus> {
+        self.end(Signal::SIGKILL)
+    }
+}
+
+impl Drop for NodeAgent {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.end(Signal::SIGTERM);
+        }
+        let _ = std::fs::remove_dir(&self.cgroup);
+    }
+}
+
+impl Cluster {
+    /// The process that holds the node's namespaces.
+    pub fn node_process(&self) -> Result<u64> {
+        self.about("nodeProcess")?.as_u64().context("no node")
+    }
+
+    /// The node's cgroup of the second version, in which kubelet makes `kubepods`.
+    pub fn node_cgroup(&self) -> Result<PathBuf> {
+        let path = self.about("nodeCgroup")?.as_str().context("no node")?;
+        Ok(PathBuf::from(path))
+    }
+
+    /// The node's address.
+    pub fn node_address(&self) -> Result<String> {
+        let address = self.about("nodeAddress")?.as_str().context("no node")?;
+        Ok(address.to_owned())
+    }
+}
