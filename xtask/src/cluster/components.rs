@@ -1,4 +1,4 @@
-//! The programs of a cluster, built from their own modules by Go.
+//! The programs of a cluster, and helm, built from their own modules by Go.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -36,6 +36,7 @@ pub(crate) fn build() -> Result<()> {
         .lines()
         .count();
     compile(&go, &version, all)?;
+    compile_helm(&go)?;
     for name in NAMES {
         let link = program(name);
         let _none = fs::remove_file(&link);
@@ -57,7 +58,7 @@ pub(crate) fn build() -> Result<()> {
 /// When one is missing.
 pub(crate) fn ensure_built() -> Result<()> {
     ensure!(
-        NAMES.iter().all(|name| program(name).exists()),
+        NAMES.iter().chain(&[HELM]).all(|name| program(name).exists()),
         "the cluster's programs aren't built: `cargo xtask cluster build`"
     );
     Ok(())
@@ -111,8 +112,15 @@ const NAMES: &[&str] = &[
 
 const BINARY: &str = "cluster";
 
+/// A client of its own module, which asks for other releases of what it has in common with the cluster.
+const HELM: &str = "helm";
+
 fn module() -> PathBuf {
     shell::root().join("tests/cluster")
+}
+
+fn helm_module() -> PathBuf {
+    shell::root().join("tests/helm")
 }
 
 fn stamp_file() -> PathBuf {
@@ -126,13 +134,16 @@ fn is_built(stamp: &str) -> bool {
 /// Everything that the binary is made of, as text.
 fn stamp(go: &Path) -> Result<String> {
     let mut stamp = shell::capture(go_command(go).arg("version"))?;
-    let listed = fs::read_dir(module()).with_context(|| format!("{} can't be read", module().display()))?;
-    let mut files = listed
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<PathBuf>>>()?;
-    files.sort();
-    for path in files {
-        stamp += &fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
+    for module in [module(), helm_module()] {
+        let listed = fs::read_dir(&module).with_context(|| format!("{} can't be read", module.display()))?;
+        let mut files = listed
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<PathBuf>>>()?;
+        files.sort();
+        for path in files {
+            stamp +=
+                &fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
+        }
     }
     Ok(stamp)
 }
@@ -197,6 +208,20 @@ fn compile(go: &Path, version: &str, all: usize) -> Result<()> {
     Ok(())
 }
 
+/// Compiles and links helm. Most of what it is made of was compiled for the cluster just before.
+fn compile_helm(go: &Path) -> Result<()> {
+    shell::heading("Building helm");
+    let mut command = go_command(go);
+    command.current_dir(helm_module());
+    command.args(["build", "-p", "2", "-trimpath", "-buildvcs=false"]);
+    command.args(["-ldflags", "-s -w", "-o"]).arg(program(HELM));
+    command.arg("helm.sh/helm/v3/cmd/helm");
+    shell::run(
+        &mut command,
+        "Go says above what is wrong; it fetches the modules, too.",
+    )
+}
+
 /// Leaves symbols out, and says which release this is: a module's build doesn't know.
 fn flags(version: &str) -> String {
     let mut numbers = version.trim_start_matches('v').split('.');
@@ -230,6 +255,10 @@ mod tests {
         let text = fs::read_to_string(module().join("go.mod")).unwrap();
         let replaced: Vec<&str> = text.lines().filter(|line| line.contains(" => ")).collect();
         assert!(replaced.len() > 20);
+        assert!(replaced.iter().all(|line| line.ends_with(&staging)), "{staging}");
+        let helm = fs::read_to_string(helm_module().join("go.mod")).unwrap();
+        let replaced: Vec<&str> = helm.lines().filter(|line| line.contains(" => ")).collect();
+        assert!(replaced.len() > 5);
         assert!(replaced.iter().all(|line| line.ends_with(&staging)), "{staging}");
     }
 
