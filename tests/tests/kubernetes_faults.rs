@@ -1,18 +1,14 @@
 //! API servers that fail or mean harm: what can't be masked is withheld, what breaks off is told, and memory stays bounded.
 //!
-//! A server that does this can't be had of a real one, so one stands in: it answers each connection's request by given bytes.
+//! One stands in that answers each connection's request by given bytes.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ApiLab, Running, until_closed};
+use bailiff_tests::{Asked, StandIn, until_closed};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 const RULES: &str = r#"    - name: look
       requests: [{verbs: [get, list, watch], groups: [""], resources: [secrets, configmaps]}]
@@ -26,123 +22,6 @@ const RULES: &str = r#"    - name: look
   masks:
   - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
 "#;
-
-/// The lab, an agent before a server of the test's own, and how to trust the agent.
-struct Faulty {
-    lab: ApiLab,
-    agent: Running,
-    listener: TcpListener,
-    server: Arc<rustls::ServerConfig>,
-    client: Arc<rustls::ClientConfig>,
-}
-
-impl Faulty {
-    fn new(namespace: &str) -> Result<Option<Self>> {
-        Self::with(namespace, &[])
-    }
-
-    /// With further options of `bailiff run`.
-    fn with(namespace: &str, options: &[&str]) -> Result<Option<Self>> {
-        let Some(lab) = ApiLab::new(namespace, "view", RULES)? else {
-            return Ok(None);
-        };
-        let real = lab.cluster.api_server()?;
-        let listener = TcpListener::bind(SocketAddr::new(real.ip(), 0))?;
-        let file = lab.enforced.config().join("target.yaml");
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::write(
-            &file,
-            text.replace(&real.to_string(), &listener.local_addr()?.to_string()),
-        )?;
-        let (certificate, key) = lab.cluster.certificate("kubernetes.default.svc")?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| anyhow::anyhow!(error))?;
-        let server = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(lab.cluster.ca()?)?)?;
-        let mut client = rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Some(Self {
-            agent: lab
-                .enforced
-                .start_with(&[&["--pod", "agent"], options].concat())?,
-            lab,
-            listener,
-            server: Arc::new(server),
-            client: Arc::new(client),
-        }))
-    }
-
-    /// Asks for a path on a connection of its own, which the server answers by these bytes before it closes; returns what comes back.
-    fn ask(&self, path: &str, answer: &[u8]) -> Result<String> {
-        std::thread::scope(|scope| {
-            let served = scope.spawn(|| self.serve(answer));
-            let said = self.client_says(path);
-            let served = served
-                .join()
-                .map_err(|_| anyhow::anyhow!("the server panicked"))?;
-            // It may be left before all was said.
-            let _ = served;
-            said
-        })
-    }
-
-    fn serve(&self, answer: &[u8]) -> Result<()> {
-        let mut stream = self.accept()?;
-        stream.write_all(answer)?;
-        stream.flush()?;
-        stream.conn.send_close_notify();
-        stream.flush()?;
-        Ok(())
-    }
-
-    /// A connection of the agent's, after its request.
-    fn accept(&self) -> Result<Served> {
-        let (socket, _) = self.listener.accept()?;
-        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-        socket.set_write_timeout(Some(Duration::from_secs(20)))?;
-        let session = rustls::ServerConnection::new(Arc::clone(&self.server))?;
-        let mut stream = rustls::StreamOwned::new(session, socket);
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte)?;
-            head.extend_from_slice(&byte);
-        }
-        Ok(stream)
-    }
-
-    fn client_says(&self, path: &str) -> Result<String> {
-        said(self.client_asks(path)?)
-    }
-
-    /// A client's connection with a request on it.
-    fn client_asks(&self, path: &str) -> Result<Asked> {
-        let headers = "Host: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
-        self.client_sends(format!("GET {path} HTTP/1.1\r\n{headers}").as_bytes())
-    }
-
-    /// The same with whatever it sends.
-    fn client_sends(&self, bytes: &[u8]) -> Result<Asked> {
-        let to = self.listener.local_addr()?;
-        let socket = self.agent.dial(&to.ip().to_string(), to.port())?;
-        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let session = rustls::ClientConnection::new(
-            Arc::clone(&self.client),
-            ServerName::try_from(to.ip().to_string())?,
-        )?;
-        let mut stream = rustls::StreamOwned::new(session, socket);
-        stream.write_all(bytes)?;
-        stream.flush()?;
-        Ok(stream)
-    }
-}
-
-type Served = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
-type Asked = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 /// What comes back until the other side closes.
 fn said(mut stream: Asked) -> Result<String> {
@@ -163,7 +42,7 @@ const OBJECT: &[u8] =
 
 #[test]
 fn what_cannot_be_masked_is_withheld() -> Result<()> {
-    let Some(faulty) = Faulty::new("withheld")? else {
+    let Some(faulty) = StandIn::new("withheld", RULES, &[])? else {
         return Ok(());
     };
     let one = format!("/api/v1/namespaces/{}/secrets/a", faulty.lab.namespace);
@@ -239,7 +118,7 @@ fn what_cannot_be_masked_is_withheld() -> Result<()> {
 
 #[test]
 fn a_list_that_breaks_off_ends_where_it_broke() -> Result<()> {
-    let Some(faulty) = Faulty::new("broken-lists")? else {
+    let Some(faulty) = StandIn::new("broken-lists", RULES, &[])? else {
         return Ok(());
     };
     let all = format!("/api/v1/namespaces/{}/secrets", faulty.lab.namespace);
@@ -261,7 +140,7 @@ fn a_list_that_breaks_off_ends_where_it_broke() -> Result<()> {
 
 #[test]
 fn a_decompression_bomb_takes_no_memory() -> Result<()> {
-    let Some(faulty) = Faulty::new("bombs")? else {
+    let Some(faulty) = StandIn::new("bombs", RULES, &[])? else {
         return Ok(());
     };
     let headers = format!("{JSON}Content-Encoding: gzip\r\n");
@@ -286,7 +165,7 @@ fn a_decompression_bomb_takes_no_memory() -> Result<()> {
 #[test]
 fn answers_that_are_held_count_as_memory_of_all() -> Result<()> {
     let limit = ["--workers", "1", "--limit", "memory=32MiB"];
-    let Some(faulty) = Faulty::with("answers-held", &limit)? else {
+    let Some(faulty) = StandIn::new("answers-held", RULES, &limit)? else {
         return Ok(());
     };
     let one = format!("/api/v1/namespaces/{}/secrets/a", faulty.lab.namespace);
@@ -345,7 +224,7 @@ fn answers_that_are_held_count_as_memory_of_all() -> Result<()> {
 #[test]
 fn bodies_that_rules_look_at_count_as_memory_of_all() -> Result<()> {
     let limit = ["--workers", "1", "--limit", "memory=32MiB"];
-    let Some(faulty) = Faulty::with("bodies-held", &limit)? else {
+    let Some(faulty) = StandIn::new("bodies-held", RULES, &limit)? else {
         return Ok(());
     };
     let pods = format!("/api/v1/namespaces/{}/pods", faulty.lab.namespace);
@@ -392,7 +271,7 @@ fn bodies_that_rules_look_at_count_as_memory_of_all() -> Result<()> {
 
 #[test]
 fn a_client_that_does_not_read_takes_no_memory_and_no_one_elses_turn() -> Result<()> {
-    let Some(faulty) = Faulty::with("slow-readers", &["--workers", "1"])? else {
+    let Some(faulty) = StandIn::new("slow-readers", RULES, &["--workers", "1"])? else {
         return Ok(());
     };
     let items = 60_000_usize;

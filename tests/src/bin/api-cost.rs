@@ -275,7 +275,7 @@ impl Drop for Haproxy {
     }
 }
 
-fn haproxy(lab: &ApiLab) -> Result<(Haproxy, SocketAddr)> {
+fn start_haproxy(lab: &ApiLab) -> Result<(Haproxy, SocketAddr)> {
     let server = lab.cluster.api_server()?;
     let listen = SocketAddr::new(server.ip(), HAPROXY);
     let (certificate, key) = lab.cluster.certificate(NAME)?;
@@ -370,6 +370,16 @@ fn write(way: &Way, events: u64) -> Result<()> {
     })
 }
 
+/// The processor time that a process took so far, in microseconds.
+fn cpu_time(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // What stands in front may have blanks in it: the program's name, in parentheses.
+    let (_, rest) = stat.rsplit_once(") ").context("no stat")?;
+    let ticks = |at: usize| -> Result<u64> { Ok(rest.split(' ').nth(at).context("no time")?.parse()?) };
+    let in_second = rustix::param::clock_ticks_per_second();
+    Ok((ticks(11)? + ticks(12)?) * 1_000_000 / in_second)
+}
+
 /// The most memory that a process had since [`forget`], in bytes.
 fn most_memory(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -406,7 +416,7 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
             .kubectl(&["create", "configmap", "-n", NAMESPACE, name, "--from-literal=a=1"])?;
     }
     let (ca, token) = (plain.cluster.ca()?.to_owned(), plain.path("agent.token"));
-    let (_haproxy, through) = haproxy(&plain)?;
+    let (haproxy, through) = start_haproxy(&plain)?;
     let direct = Way::new(plain.cluster.api_server()?, &ca, &token)?;
     fill(&direct, pods)?;
     let program = harness_program("api-cost")?;
@@ -470,8 +480,23 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
         clients.rotate_left(1);
         for count in [1, 16] {
             for (subject, client) in &mut clients {
-                let said =
+                // The agent is the client's own parent.
+                let proxy = match *subject {
+                    "direct" => None,
+                    "haproxy" => Some(haproxy.0.id()),
+                    _ => Some(client.child.id()),
+                };
+                let before = proxy.map(cpu_time).transpose()?;
+                let mut said =
                     client.ask(&json!({"do": "get", "path": small, "clients": count, "seconds": seconds}))?;
+                let after = proxy.map(cpu_time).transpose()?;
+                if let (Some(before), Some(after), Some(members)) = (before, after, said.as_object_mut()) {
+                    let requests = members
+                        .get("requests")
+                        .and_then(Value::as_u64)
+                        .unwrap_or_default();
+                    members.insert("cpu_us".to_owned(), ((after - before) / requests.max(1)).into());
+                }
                 told(subject, &format!("get {count}"), &said);
             }
         }

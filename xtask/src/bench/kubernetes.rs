@@ -22,7 +22,8 @@ use crate::{build, cluster, shell};
 /// mask on every pod's environment. In every round each takes its turn in each cell; the
 /// table shows medians over the rounds.
 ///
-/// `memory` is by how much a list raises the most that the agent had resident.
+/// `memory` is by how much a list raises the most that the agent had resident, `cpu_us` the
+/// processor time that the proxy took for a request.
 ///
 /// A quick look: `cargo xtask bench kubernetes --rounds 1 --pods 500`.
 #[derive(clap::Args)]
@@ -96,9 +97,11 @@ fn report(lines: &[Line]) -> Result<()> {
     for (cell, value) in [
         ("get 1", "p50_us"),
         ("get 1", "p99_us"),
+        ("get 1", "cpu_us"),
         ("get 16", "p50_us"),
         ("get 16", "p99_us"),
         ("get 16", "requests"),
+        ("get 16", "cpu_us"),
         ("list json", "us"),
         ("list json", "first_us"),
         ("list json", "bytes"),

@@ -111,7 +111,10 @@ pub(super) async fn answer(connection: &Rc<Connection>, request: Request<Incomin
         }
     };
     let request = account.passes(request);
-    match connection.upstream.forward(permit, connection, request).await {
+    let forwarded = connection
+        .upstream
+        .forward(permit, connection, account.request(), request);
+    match forwarded.await {
         Ok(Begun { mut response, parted }) => {
             account.began(response.status().as_u16());
             account.told(response.headers());

@@ -1,20 +1,24 @@
 //! The API server's side. What a request asks leaves only with its [`Permit`].
 
+mod reads;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bailiff_model::OriginalDst;
+use bailiff_model::{ApiRequest, OriginalDst};
 use bailiff_policy::{Denial, Permit};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
+use hyper::header::{CONNECTION, TRANSFER_ENCODING};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Mutex, oneshot};
 
+use self::reads::{Reads, again, as_http1, is_read};
 use super::body::Whole;
 use super::certified::Refused;
 use super::connection::{Carried, Connection, OnWorker, Version};
@@ -29,6 +33,12 @@ const ASKED_AFTER: Duration = Duration::from_secs(30);
 
 /// How long it has to answer that.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+
+/// Bytes of one answer that the API server may send ahead over HTTP/2. It isn't counted as memory, so that it is little.
+const AHEAD: u32 = 256 * 1024;
+
+/// The same of all answers of a connection.
+const ALL_AHEAD: u32 = 1024 * 1024;
 
 /// Why a request has no answer of the API server.
 #[derive(Debug)]
@@ -143,12 +153,22 @@ pub(super) struct Begun {
     pub(super) parted: Option<oneshot::Receiver<Carried>>,
 }
 
-/// The connection that a client's connection has to the API server: dialed when it is needed first, and again when it was closed.
+/// The connections that a client's connection has to the API server, one or two: dialed when they are needed first, and again when they
+/// were closed.
 pub(super) struct Upstream {
     version: Version,
     files: Arc<Snapshot>,
     original: OriginalDst,
     link: Mutex<Option<Link>>,
+    /// Beside an HTTP/2 link.
+    reads: Reads,
+}
+
+/// What became of a read that was to go by a connection of its own.
+enum Read {
+    Begun(Begun),
+    /// It goes by HTTP/2.
+    Not(Request<Leaving>),
 }
 
 enum Link {
@@ -172,6 +192,7 @@ impl Upstream {
             files,
             original,
             link: Mutex::default(),
+            reads: Reads::default(),
         }
     }
 
@@ -182,6 +203,7 @@ impl Upstream {
         &self,
         permit: Permit,
         connection: &Connection,
+        asked: &ApiRequest,
         mut request: Request<Leaving>,
     ) -> Result<Begun, Failure> {
         drop(permit);
@@ -189,11 +211,17 @@ impl Upstream {
             .caller
             .sign(request.headers_mut())
             .map_err(Failure::Certificate)?;
+        if self.version == Version::Http2 && is_read(asked, &request) {
+            match self.read(connection, request).await? {
+                Read::Begun(response) => return Ok(response),
+                Read::Not(back) => request = back,
+            }
+        }
         let mut tried = false;
         loop {
             let mut held = self.link.lock().await;
             if held.as_ref().is_none_or(Link::is_closed) {
-                *held = Some(self.dial(connection).await?);
+                *held = Some(self.dial(connection, self.version).await?);
             }
             let outcome = match held.as_mut() {
                 Some(Link::Http2(sender)) => {
@@ -235,7 +263,46 @@ impl Upstream {
         }
     }
 
-    async fn dial(&self, connection: &Connection) -> Result<Link, Failure> {
+    /// Asks by the connection for reads, where it is free.
+    async fn read(&self, connection: &Connection, mut request: Request<Leaving>) -> Result<Read, Failure> {
+        let Some(mut turn) = self.reads.turn() else {
+            return Ok(Read::Not(request));
+        };
+        let open = turn.sender.take();
+        // One that was open already may be closed by the server as the request leaves. A read can be said twice.
+        let spare = open.is_some().then(|| again(&request));
+        let mut sender = match open {
+            Some(sender) => sender,
+            None => match self.dial(connection, Version::Http1).await {
+                Ok(Link::Http1(sender, _)) => sender,
+                Err(Failure::Unreachable(End::Handshake { .. })) | Ok(Link::Http2(_)) => {
+                    self.reads.never();
+                    return Ok(Read::Not(request));
+                }
+                Err(failure) => return Err(failure),
+            },
+        };
+        if as_http1(&mut request).is_none() {
+            turn.sender = Some(sender);
+            return Ok(Read::Not(request));
+        }
+        match sender.try_send_request(request).await {
+            Ok(mut response) => {
+                turn.sender = Some(sender);
+                for name in [CONNECTION, TRANSFER_ENCODING] {
+                    response.headers_mut().remove(name);
+                }
+                let parted = None;
+                Ok(Read::Begun(Begun { response, parted }))
+            }
+            Err(failed) => match spare {
+                Some(request) => Ok(Read::Not(request)),
+                None => Err(Failure::Lost(failed.into_error())),
+            },
+        }
+    }
+
+    async fn dial(&self, connection: &Connection, version: Version) -> Result<Link, Failure> {
         let limits = &connection.shared.options.limits;
         let (permit, way) = {
             let mut decider = connection.decider.borrow_mut();
@@ -243,7 +310,7 @@ impl Upstream {
             let (target, policy) = decider.in_force();
             let way = Way::new(target, policy, &self.files, None, self.original)
                 .map_err(Failure::Unreachable)?
-                .speaking(match self.version {
+                .speaking(match version {
                     Version::Http1 => HTTP1,
                     Version::Http2 => HTTP2,
                 });
@@ -252,15 +319,15 @@ impl Upstream {
         let wire = dial(permit, &connection.pod, &way, limits)
             .await
             .map_err(Failure::Unreachable)?;
-        if self.version == Version::Http2 && wire.spoken() != Some(HTTP2) {
+        if version == Version::Http2 && wire.spoken() != Some(HTTP2) {
             return Err(Failure::Unreachable(End::Http("target_without_http2")));
         }
         let lost = |_| Failure::Unreachable(End::TargetClosed);
         let reactor = Reactor::current().ok_or(Failure::Unreachable(End::TargetClosed))?;
-        match self.version {
+        match version {
             Version::Http1 => {
                 let (sender, http) = http1::Builder::new()
-                    .preserve_header_case(true)
+                    .preserve_header_case(self.version == Version::Http1)
                     .handshake(TokioIo::new(wire))
                     .await
                     .map_err(lost)?;
@@ -278,6 +345,8 @@ impl Upstream {
                     .timer(TokioTimer::new())
                     .keep_alive_interval(ASKED_AFTER)
                     .keep_alive_timeout(ANSWERS_WITHIN)
+                    .initial_stream_window_size(AHEAD)
+                    .initial_connection_window_size(ALL_AHEAD)
                     .handshake(TokioIo::new(wire))
                     .await
                     .map_err(lost)?;

@@ -164,7 +164,8 @@ async fn read(
     request
         .headers_mut()
         .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let Ok(Begun { response, .. }) = connection.upstream.forward(permit, connection, request).await else {
+    let forwarded = connection.upstream.forward(permit, connection, &asked, request);
+    let Ok(Begun { response, .. }) = forwarded.await else {
         return Err(Status::unreachable(
             "the API server can't be asked what the masked values in this request stand for; nothing was written",
         ));

@@ -130,9 +130,10 @@ impl RequestMatch {
 
     /// As [`touches`](Self::touches), and also what acts as fewer than the entry names: an approval would let that pass.
     fn asks(&self, request: &ApiRequest, body: &ApiBody) -> bool {
-        self.impersonates.as_ref().is_none_or(|these| {
-            these.touches(request) || Impersonates::cover(Some(these), request)
-        }) && self.touched_as(request, body)
+        self.impersonates
+            .as_ref()
+            .is_none_or(|these| these.touches(request) || Impersonates::cover(Some(these), request))
+            && self.touched_as(request, body)
     }
 
     /// Whether it may be what the entry names, whoever it acts as.
