@@ -225,6 +225,42 @@ fn what_mounts_secrets_is_told_in_every_kind_and_way() -> Result<()> {
 }
 
 #[test]
+fn what_is_put_into_a_pod_that_is_there_is_told_too() -> Result<()> {
+    let (rules, own_account) = RULES.split_at(RULES.find("    - name: own-account").context("no rule")?);
+    let Some(lab) = lab("bodies-debug", rules)? else {
+        return Ok(());
+    };
+    let debug = |name: &str, custom: Value| -> Result<Output> {
+        let custom = format!("--custom={}", write(&lab, name, &custom)?.display());
+        let words = [
+            "debug",
+            "plain",
+            "--image=example/main",
+            "--profile=general",
+            "-c",
+            name,
+        ];
+        lab.kubectl(&[&words[..], &[custom.as_str()]].concat())
+    };
+    said(&lab.kubectl(&["run", "plain", "--image=example/main"])?, "run")?;
+    let env = || json!({"env": [{"name": "A", "value": "b"}]});
+    said(&debug("looks", env())?, "debug")?;
+    refused(
+        &debug("mounts", json!({"envFrom": [{"secretRef": {"name": "db"}}]}))?,
+        WHY,
+    )?;
+    let pod = lab
+        .cluster
+        .kubectl(&["get", "pod", "-n", &lab.namespace, "plain", "-o", "yaml"])?;
+    ensure!(pod.contains("name: looks") && !pod.contains("secretRef"), "{pod}");
+    // As whom the pod runs isn't said: it may be whoever is forbidden.
+    let file = lab.enforced.config().join("policy.yaml");
+    let policy = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, policy.replace(rules, &[rules, own_account].concat()))?;
+    refused(&debug("another", env())?, "agents run nothing as admin")
+}
+
+#[test]
 fn what_a_patch_mounts_is_told_whatever_kind_of_patch_it_is() -> Result<()> {
     let Some(lab) = lab("bodies-patches", RULES)? else {
         return Ok(());
@@ -491,6 +527,13 @@ fn what_is_allowed_by_its_body_is_nothing_else() -> Result<()> {
         std::fs::write(&file, body)?;
         curl(&lab, "DELETE", media, &file, path)
     };
+    // `runtime.Unknown`: a type of 19 bytes, and then DeleteOptions, whose field 5 is dryRun.
+    let protobuf = |options: &str| {
+        let length = char::from(u8::try_from(options.len()).unwrap_or(0));
+        format!("k8s\0\n\x13\n\x02v1\x12\rDeleteOptions\x12{length}{options}")
+    };
+    let (dry, not_dry) = (protobuf("*\x03All"), protobuf(""));
+    let dry_and_not_told = protobuf("*\x03All\u{7a}\0");
     for (media, body, code) in [
         ("application/json", r#"{"dryRun":["All"]}"#, "200"),
         (
@@ -498,6 +541,10 @@ fn what_is_allowed_by_its_body_is_nothing_else() -> Result<()> {
             "kind: DeleteOptions\napiVersion: v1\ndryRun: [All]\n",
             "200",
         ),
+        ("application/vnd.kubernetes.protobuf", dry.as_str(), "200"),
+        ("application/vnd.kubernetes.protobuf", &not_dry, "403"),
+        // A field that no DeleteOptions has.
+        ("application/vnd.kubernetes.protobuf", &dry_and_not_told, "403"),
         ("application/json", r#"{"dryRun":[]}"#, "403"),
         ("application/json", r#"{"DryRun":["All"]}"#, "403"),
         ("application/json", r#"{"dryRun":["All"],"dryRun":[]}"#, "403"),
