@@ -1,11 +1,12 @@
 //! A real Kubernetes API behind an agent: pods of a namespace that speak with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::masked::said;
 use crate::{Cluster, Enforced};
 
 /// Who makes the cluster's tokens.
@@ -152,6 +153,24 @@ impl ApiLab {
         let command = self.curl(options, path)?;
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         Ok(self.enforced.run_with(&["--pod", pod], &command)?.output()?)
+    }
+
+    /// Sends a file as a body out of the pod `agent`; returns the answer with its code on a line behind it.
+    pub fn send(&self, method: &str, media: &str, body: &Path, path: &str) -> Result<String> {
+        let data = format!("@{}", body.display());
+        let media = format!("Content-Type: {media}");
+        let words = [
+            "--http1.1",
+            "-X",
+            method,
+            "-H",
+            &media,
+            "--data-binary",
+            &data,
+            "-w",
+            "\n%{http_code}",
+        ];
+        said(&self.curl_in("agent", &words, path)?, path)
     }
 
     /// The same past the agent.

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::running::metric_of;
 use crate::{Cluster, Enforced, api, bailiff};
 
 /// The agent's port on the node's address.
@@ -276,11 +277,7 @@ impl NodeAgent {
 
     /// A metric by its name and labels; 0 where it isn't there yet.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        let metrics = self.metrics()?;
-        let value = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.map_or(Ok(0), str::parse)?)
+        metric_of(&self.metrics()?, name)
     }
 
     /// What it logged so far.

@@ -171,11 +171,7 @@ impl Running {
 
     /// A metric by its name and labels, such as `bailiff_sessions_open`; 0 where it isn't there yet.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        let metrics = self.metrics()?;
-        let value = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.map_or(Ok(0), str::parse)?)
+        metric_of(&self.metrics()?, name)
     }
 
     /// How often a limit was reached.
@@ -228,6 +224,14 @@ impl Drop for Running {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// A metric out of all of them; 0 where it isn't there yet.
+pub(crate) fn metric_of(metrics: &str, name: &str) -> Result<u64> {
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.map_or(Ok(0), str::parse)?)
 }
 
 /// What a peer says until it closes its end, in whichever way.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 
-use crate::{ApiLab, Running, until_closed};
+use crate::{ApiLab, Running, Said, until_closed};
 
 /// The lab, an agent before a server of the test's own, and how to trust the agent.
 #[derive(Debug)]
@@ -45,12 +44,7 @@ impl StandIn {
         let server = rustls::ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(lab.cluster.ca()?)?)?;
-        let mut client = rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let client = Said::config(&lab, None)?;
         Ok(Some(Self {
             agent: lab
                 .enforced
@@ -58,7 +52,7 @@ impl StandIn {
             lab,
             listener,
             server: Arc::new(server),
-            client: Arc::new(client),
+            client,
         }))
     }
 

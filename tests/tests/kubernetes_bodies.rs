@@ -153,28 +153,6 @@ fn path_of(path: &std::path::Path) -> Result<&str> {
     path.to_str().context("a path that isn't UTF-8")
 }
 
-/// What curl said, with the answer's code behind it.
-fn curl(lab: &ApiLab, method: &str, media: &str, body: &std::path::Path, path: &str) -> Result<String> {
-    let data = format!("@{}", body.display());
-    let media = format!("Content-Type: {media}");
-    let output = lab.curl_in(
-        "agent",
-        &[
-            "--http1.1",
-            "-X",
-            method,
-            "-H",
-            &media,
-            "--data-binary",
-            &data,
-            "-w",
-            "\n%{http_code}",
-        ],
-        path,
-    )?;
-    said(&output, path)
-}
-
 #[test]
 fn what_mounts_secrets_is_told_in_every_kind_and_way() -> Result<()> {
     let Some(lab) = lab("bodies-kinds", RULES)? else {
@@ -381,13 +359,13 @@ fn bodies_of_every_format_are_told_and_those_that_cant_be_are_refused() -> Resul
         ensure!(made.stdout.starts_with(b"k8s\0"), "{}", text(&made.stdout));
         let file = lab.path(name);
         std::fs::write(&file, &made.stdout)?;
-        let answer = curl(&lab, "POST", "application/vnd.kubernetes.protobuf", &file, path)?;
+        let answer = lab.send("POST", "application/vnd.kubernetes.protobuf", &file, path)?;
         ensure!(answer.ends_with(code), "{name}: {answer}");
     }
     let file = lab.path("body");
     let send = |media: &str, body: &[u8]| -> Result<String> {
         std::fs::write(&file, body)?;
-        curl(&lab, "POST", media, &file, path)
+        lab.send("POST", media, &file, path)
     };
     let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: written}\nspec:\n  containers: [{name: main, image: example/main}]\n";
     let answer = send("application/yaml", yaml.as_bytes())?;
@@ -525,7 +503,7 @@ fn what_is_allowed_by_its_body_is_nothing_else() -> Result<()> {
     let file = lab.path("options");
     let delete = |media: &str, body: &str, path: &str| -> Result<String> {
         std::fs::write(&file, body)?;
-        curl(&lab, "DELETE", media, &file, path)
+        lab.send("DELETE", media, &file, path)
     };
     // `runtime.Unknown`: a type of 19 bytes, and then DeleteOptions, whose field 5 is dryRun.
     let protobuf = |options: &str| {

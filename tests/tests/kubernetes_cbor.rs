@@ -1,7 +1,7 @@
 //! Bodies and masks in CBOR, which a server speaks where its feature gate says so.
 
 use anyhow::{Result, ensure};
-use bailiff_tests::masked::{said, text};
+use bailiff_tests::masked::text;
 use bailiff_tests::{ApiLab, Cluster, ClusterOptions, can_be_root};
 use serde_json::{Value, json};
 
@@ -15,8 +15,6 @@ const RULES: &str = r#"    - name: work
   masks:
   - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
 "#;
-
-const CBOR: &str = "application/cbor";
 
 /// A body in CBOR as the server itself writes it, of one in JSON.
 fn in_cbor(lab: &ApiLab, path: &str, object: &Value) -> Result<Vec<u8>> {
@@ -36,23 +34,11 @@ fn in_cbor(lab: &ApiLab, path: &str, object: &Value) -> Result<Vec<u8>> {
     Ok(made.stdout)
 }
 
-/// Sends a body in CBOR out of the pod; returns what comes back, with the answer's code behind it.
+/// Sends a body in CBOR out of the pod.
 fn send(lab: &ApiLab, method: &str, path: &str, body: &[u8]) -> Result<String> {
     let file = lab.path("body");
     std::fs::write(&file, body)?;
-    let media = format!("Content-Type: {CBOR}");
-    let data = format!("@{}", file.display());
-    let options = [
-        "-X",
-        method,
-        "-H",
-        &media,
-        "--data-binary",
-        &data,
-        "-w",
-        "\n%{http_code}",
-    ];
-    said(&lab.curl_in("agent", &options, path)?, path)
+    lab.send(method, "application/cbor", &file, path)
 }
 
 #[test]

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{ApiLab, Running, until_closed};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use bailiff_tests::{ApiLab, Running, Said, until_closed};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 
 /// Config maps may be read, and nothing else.
@@ -34,7 +33,7 @@ impl Pod {
         };
         Ok(Some(Self {
             agent: lab.enforced.start_with(&["--pod", "agent"])?,
-            config: trusting(&lab)?,
+            config: Said::config(&lab, None)?,
             token: lab.token("agent")?,
             lab,
         }))
@@ -97,16 +96,6 @@ impl Pod {
         stream.read_exact(&mut body)?;
         Ok(head + &String::from_utf8(body)?)
     }
-}
-
-fn trusting(lab: &ApiLab) -> Result<Arc<rustls::ClientConfig>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(lab.cluster.ca()?)?)?;
-    let mut config = rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 #[test]

@@ -186,23 +186,49 @@ async fn read(sender: &SendRequest<Full<Bytes>>, name: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn reads_have_a_connection_of_their_own_and_all_else_goes_beside_it() -> Result<()> {
-    let Some(stand_in) = StandIn::new("legs", RULES, &[])? else {
+/// Runs a test against a server that speaks these versions.
+fn against(
+    namespace: &str,
+    versions: &[&[u8]],
+    test: impl AsyncFnOnce(&Server, SendRequest<Full<Bytes>>) -> Result<()>,
+) -> Result<()> {
+    let Some(stand_in) = StandIn::new(namespace, RULES, &[])? else {
         return Ok(());
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(legs(&stand_in))
+    runtime.block_on(async {
+        let mut tls = (*stand_in.server).clone();
+        tls.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
+        let server = Arc::new(Server::default());
+        tokio::spawn(Arc::clone(&server).serve(stand_in.listener.try_clone()?, Arc::new(tls)));
+        test(&server, client(&stand_in).await?).await
+    })
 }
 
-async fn legs(stand_in: &StandIn) -> Result<()> {
-    let mut tls = (*stand_in.server).clone();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let server = Arc::new(Server::default());
-    tokio::spawn(Arc::clone(&server).serve(stand_in.listener.try_clone()?, Arc::new(tls)));
-    let sender = client(stand_in).await?;
+#[test]
+fn reads_have_a_connection_of_their_own_and_all_else_goes_beside_it() -> Result<()> {
+    against("legs", &[b"h2", b"http/1.1"], legs)
+}
+
+#[test]
+fn a_server_that_speaks_http2_alone_is_served_by_it() -> Result<()> {
+    against("one-leg", &[b"h2"], async |server, sender| {
+        for name in ["/a", "/b"] {
+            read(&sender, name).await?;
+        }
+        let all = server.came();
+        ensure!(
+            all.iter().all(|(_, version, _)| *version == Version::HTTP_2),
+            "{all:?}"
+        );
+        ensure!(all.len() == 2, "{all:?}");
+        Ok(())
+    })
+}
+
+async fn legs(server: &Server, sender: SendRequest<Full<Bytes>>) -> Result<()> {
     let came = |connection, version, name: &str| (connection, version, name.to_owned());
 
     // One read after another: one connection.
@@ -264,31 +290,4 @@ async fn legs(stand_in: &StandIn) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
-}
-
-#[test]
-fn a_server_that_speaks_http2_alone_is_served_by_it() -> Result<()> {
-    let Some(stand_in) = StandIn::new("one-leg", RULES, &[])? else {
-        return Ok(());
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut tls = (*stand_in.server).clone();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        let server = Arc::new(Server::default());
-        tokio::spawn(Arc::clone(&server).serve(stand_in.listener.try_clone()?, Arc::new(tls)));
-        let sender = client(&stand_in).await?;
-        for name in ["/a", "/b"] {
-            read(&sender, name).await?;
-        }
-        let all = server.came();
-        ensure!(
-            all.iter().all(|(_, version, _)| *version == Version::HTTP_2),
-            "{all:?}"
-        );
-        ensure!(all.len() == 2, "{all:?}");
-        Ok(())
-    })
 }

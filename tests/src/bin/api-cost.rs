@@ -29,8 +29,11 @@ const NAME: &str = "kubernetes.default.svc";
 /// The namespace that everything is in.
 const NAMESPACE: &str = "bench";
 
-/// Where HAProxy listens, beside the API server.
-const HAPROXY: u16 = 7443;
+/// Where HAProxy listens, beside the API server: to go on by HTTP/2, and by HTTP/1.1.
+const HAPROXY: [(&str, u16, &str); 2] = [
+    ("haproxy", 7443, "h2,http/1.1"),
+    ("haproxy 1.1", 7444, "http/1.1"),
+];
 
 /// What the policy has besides, in the runs with masks: in 5,000 pods, 5,000 values of the environment.
 const MASKS: &str =
@@ -275,23 +278,23 @@ impl Drop for Haproxy {
     }
 }
 
-fn start_haproxy(lab: &ApiLab) -> Result<(Haproxy, SocketAddr)> {
+fn start_haproxy(lab: &ApiLab) -> Result<Haproxy> {
     let server = lab.cluster.api_server()?;
-    let listen = SocketAddr::new(server.ip(), HAPROXY);
     let (certificate, key) = lab.cluster.certificate(NAME)?;
     let pem = lab.path("haproxy.pem");
     std::fs::write(&pem, certificate.pem() + &key.serialize_pem())?;
-    let config = lab.path("haproxy.cfg");
-    std::fs::write(
-        &config,
-        format!(
-            "global\n    maxconn 400\ndefaults\n    mode http\n    timeout connect 10s\n    timeout client 1h\n    timeout server 1h\n\
-             frontend api\n    bind {listen} ssl crt {} alpn h2,http/1.1\n    default_backend api\nbackend api\n    \
-             server api {server} ssl verify required ca-file {} sni str({NAME}) alpn h2,http/1.1\n",
+    let mut text = "global\n    maxconn 400\ndefaults\n    mode http\n    timeout connect 10s\n    timeout client 1h\n    timeout server 1h\n".to_owned();
+    for (_, port, alpn) in HAPROXY {
+        text += &format!(
+            "listen api-{port}\n    bind {}:{port} ssl crt {} alpn h2,http/1.1\n    \
+             server api {server} ssl verify required ca-file {} sni str({NAME}) alpn {alpn}\n",
+            server.ip(),
             pem.display(),
             lab.cluster.ca()?.display(),
-        ),
-    )?;
+        );
+    }
+    let config = lab.path("haproxy.cfg");
+    std::fs::write(&config, text)?;
     let log = std::fs::File::create(lab.path("haproxy.log"))?;
     let child = Command::new("haproxy")
         .args(["-db", "-f"])
@@ -302,7 +305,10 @@ fn start_haproxy(lab: &ApiLab) -> Result<(Haproxy, SocketAddr)> {
         .context("haproxy can't be started")?;
     let proxy = Haproxy(child);
     let until = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(listen).is_err() {
+    while HAPROXY
+        .iter()
+        .any(|(_, port, _)| std::net::TcpStream::connect((server.ip(), *port)).is_err())
+    {
         ensure!(
             Instant::now() < until,
             "haproxy does not listen: {}",
@@ -310,7 +316,7 @@ fn start_haproxy(lab: &ApiLab) -> Result<(Haproxy, SocketAddr)> {
         );
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok((proxy, listen))
+    Ok(proxy)
 }
 
 /// Makes the pods, by many requests at once.
@@ -416,7 +422,7 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
             .kubectl(&["create", "configmap", "-n", NAMESPACE, name, "--from-literal=a=1"])?;
     }
     let (ca, token) = (plain.cluster.ca()?.to_owned(), plain.path("agent.token"));
-    let (haproxy, through) = start_haproxy(&plain)?;
+    let haproxy = start_haproxy(&plain)?;
     let direct = Way::new(plain.cluster.api_server()?, &ca, &token)?;
     fill(&direct, pods)?;
     let program = harness_program("api-cost")?;
@@ -451,12 +457,8 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
         Client::start(command)
     };
     let (server, service) = (plain.cluster.api_server()?, plain.cluster.service()?);
-    let mut clients = [
+    let mut clients = vec![
         ("direct", client((&outside, &[]), server, &token, "direct.log")?),
-        (
-            "haproxy",
-            client((&outside, &[]), through, &token, "through.log")?,
-        ),
         (
             "bailiff",
             client((&plain.enforced, of_lab), service, &token, "plain.log")?,
@@ -471,6 +473,11 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
             )?,
         ),
     ];
+    for (subject, port, _) in HAPROXY {
+        let through = SocketAddr::new(server.ip(), port);
+        let log = format!("through-{port}.log");
+        clients.push((subject, client((&outside, &[]), through, &token, &log)?));
+    }
     let small = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/small");
     let all = format!("/api/v1/namespaces/{NAMESPACE}/pods");
     let clock =
@@ -483,7 +490,7 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
                 // The agent is the client's own parent.
                 let proxy = match *subject {
                     "direct" => None,
-                    "haproxy" => Some(haproxy.0.id()),
+                    subject if subject.starts_with("haproxy") => Some(haproxy.0.id()),
                     _ => Some(client.child.id()),
                 };
                 let before = proxy.map(cpu_time).transpose()?;
