@@ -237,6 +237,31 @@ fn a_changed_policy_is_felt_by_the_next_request_of_a_connection() -> Result<()> 
 }
 
 #[test]
+fn a_client_that_says_no_more_still_gets_its_answer() -> Result<()> {
+    let Some(pod) = Pod::new("half-closed")? else {
+        return Ok(());
+    };
+    let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+    let mut stream = pod.connect()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        pod.token
+    )?;
+    stream.conn.send_close_notify();
+    stream.flush()?;
+    stream.sock.shutdown(std::net::Shutdown::Write)?;
+    let answer = until_closed(&mut stream)?;
+    ensure!(
+        answer.starts_with("HTTP/1.1 200 ")
+            && answer.contains("ConfigMapList")
+            && answer.trim_end().ends_with('}'),
+        "{answer}"
+    );
+    Ok(())
+}
+
+#[test]
 fn headers_without_end_are_refused() -> Result<()> {
     let Some(pod) = Pod::new("headers")? else {
         return Ok(());

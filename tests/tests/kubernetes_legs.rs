@@ -1,4 +1,5 @@
-//! By which connections the requests of a client's HTTP/2 reach the API server: reads by one of their own, all else beside it.
+//! What becomes of the requests of a client's HTTP/2 on both legs: reads go by a connection of their own, all else beside it; trailers
+//! come through; an agent that ends says so, and finishes what it has begun.
 //!
 //! Which version a connection speaks can't be asked of a real server, and none closes one at a given moment, so one stands in.
 
@@ -9,11 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bailiff_tests::StandIn;
+use bailiff_tests::{Running, StandIn};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::SendRequest;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
@@ -29,6 +31,9 @@ const RULES: &str = r#"    - name: look
 "#;
 
 const CONFIGMAPS: &str = "/api/v1/namespaces/legs/configmaps";
+
+/// A trailer.
+const CHECKED: HeaderName = HeaderName::from_static("x-checked");
 
 /// What came to the server: by which connection, in which version, what.
 type Came = (usize, Version, String);
@@ -98,10 +103,16 @@ impl Server {
         if name == "slow" {
             self.go.notified().await;
         }
-        Ok(Response::new(Pieces {
+        let mut answer = Response::new(Pieces {
             left: vec!["}", "{"],
+            trailers: (name == "trailed")
+                .then(|| [(CHECKED, HeaderValue::from_static("yes"))].into_iter().collect()),
             ends: name != "watch=1",
-        }))
+        });
+        if name == "trailed" {
+            answer.headers_mut().insert(TRAILER, CHECKED.into());
+        }
+        Ok(answer)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Came>> {
@@ -127,6 +138,7 @@ impl Server {
 /// An answer whose length isn't told.
 struct Pieces {
     left: Vec<&'static str>,
+    trailers: Option<HeaderMap>,
     ends: bool,
 }
 
@@ -140,8 +152,8 @@ impl Body for Pieces {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.left.pop() {
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))),
-            None if self.ends => Poll::Ready(None),
-            None => Poll::Pending,
+            None if !self.ends => Poll::Pending,
+            None => Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
         }
     }
 }
@@ -169,6 +181,7 @@ async fn ask(mut sender: SendRequest<Full<Bytes>>, method: &str, name: &str) -> 
     let request = Request::builder()
         .method(method)
         .uri(format!("https://kubernetes{CONFIGMAPS}{name}"))
+        .header(TE, "trailers")
         .body(Full::default())?;
     let answer = tokio::time::timeout(Duration::from_secs(30), sender.send_request(request)).await??;
     ensure!(answer.status() == 200, "{method} {name}: {answer:?}");
@@ -190,7 +203,7 @@ async fn read(sender: &SendRequest<Full<Bytes>>, name: &str) -> Result<()> {
 fn against(
     namespace: &str,
     versions: &[&[u8]],
-    test: impl AsyncFnOnce(&Server, SendRequest<Full<Bytes>>) -> Result<()>,
+    test: impl AsyncFnOnce(&Server, &Running, SendRequest<Full<Bytes>>) -> Result<()>,
 ) -> Result<()> {
     let Some(stand_in) = StandIn::new(namespace, RULES, &[])? else {
         return Ok(());
@@ -203,7 +216,7 @@ fn against(
         tls.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
         let server = Arc::new(Server::default());
         tokio::spawn(Arc::clone(&server).serve(stand_in.listener.try_clone()?, Arc::new(tls)));
-        test(&server, client(&stand_in).await?).await
+        test(&server, &stand_in.agent, client(&stand_in).await?).await
     })
 }
 
@@ -214,7 +227,7 @@ fn reads_have_a_connection_of_their_own_and_all_else_goes_beside_it() -> Result<
 
 #[test]
 fn a_server_that_speaks_http2_alone_is_served_by_it() -> Result<()> {
-    against("one-leg", &[b"h2"], async |server, sender| {
+    against("one-leg", &[b"h2"], async |server, _, sender| {
         for name in ["/a", "/b"] {
             read(&sender, name).await?;
         }
@@ -228,7 +241,7 @@ fn a_server_that_speaks_http2_alone_is_served_by_it() -> Result<()> {
     })
 }
 
-async fn legs(server: &Server, sender: SendRequest<Full<Bytes>>) -> Result<()> {
+async fn legs(server: &Server, _: &Running, sender: SendRequest<Full<Bytes>>) -> Result<()> {
     let came = |connection, version, name: &str| (connection, version, name.to_owned());
 
     // One read after another: one connection.
@@ -290,4 +303,50 @@ async fn legs(server: &Server, sender: SendRequest<Full<Bytes>>) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+#[test]
+fn trailers_come_through_and_what_has_begun_is_finished_by_an_agent_that_ends() -> Result<()> {
+    against(
+        "trailed-leg",
+        &[b"h2", b"http/1.1"],
+        async |server, agent, sender| {
+            let trailed = async |version| -> Result<()> {
+                server.came();
+                let answer = ask(sender.clone(), "GET", "/trailed")
+                    .await?
+                    .into_body()
+                    .collect()
+                    .await?;
+                let checked = answer.trailers().and_then(|trailers| trailers.get(CHECKED));
+                ensure!(
+                    checked.is_some_and(|checked| checked == "yes"),
+                    "{version:?}: {answer:?}"
+                );
+                ensure!(
+                    server.came().iter().all(|came| came.1 == version),
+                    "by another connection"
+                );
+                Ok(())
+            };
+            trailed(Version::HTTP_11).await?;
+            let slow = tokio::spawn(ask(sender.clone(), "GET", "/slow"));
+            server.until_came("slow").await?;
+            trailed(Version::HTTP_2).await?;
+
+            agent.terminate()?;
+            let mut tries = 0;
+            // By a GOAWAY, which the client heeds when it has another request.
+            while ask(sender.clone(), "GET", "/late").await.is_ok() {
+                ensure!(tries < 1000, "the client isn't told that the agent ends");
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            ensure!(!slow.is_finished(), "what had begun is over");
+            server.go.notify_one();
+            let said = slow.await??.into_body().collect().await?;
+            ensure!(said.to_bytes() == "{}", "what had begun was cut");
+            Ok(())
+        },
+    )
 }
