@@ -333,22 +333,20 @@ const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
+/// The type of the next frame that comes back; `None` where the other side closes or has nothing more.
+fn next_frame(stream: &mut Stream) -> Option<u8> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let [a, b, c, kind, ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    stream.read_exact(&mut payload).ok()?;
+    Some(kind)
+}
+
 /// The types of the frames that come back until the other side closes or has nothing more.
 fn frames(stream: &mut Stream) -> Result<Vec<u8>> {
     stream.sock.set_read_timeout(Some(Duration::from_secs(3)))?;
-    let mut kinds = Vec::new();
-    loop {
-        let mut head = [0; 9];
-        if stream.read_exact(&mut head).is_err() {
-            return Ok(kinds);
-        }
-        let [a, b, c, kind, ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        if stream.read_exact(&mut payload).is_err() {
-            return Ok(kinds);
-        }
-        kinds.push(kind);
-    }
+    Ok(std::iter::from_fn(|| next_frame(stream)).collect())
 }
 
 #[test]
@@ -409,6 +407,122 @@ fn ten_thousand_streams_take_neither_memory_nor_others_turn() -> Result<()> {
         ensure!(pod.ask(&mut other, &path)?.starts_with("HTTP/1.1 200 "), "{what}");
         let took = pod.agent.resident_kib()?.saturating_sub(before);
         ensure!(took < 64 << 10, "{what}: {took} KiB");
+    }
+    Ok(())
+}
+
+/// A header as HPACK writes one of neither table. (RFC 7541, 6.2.2.)
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let text = |text: &[u8]| {
+        let mut all = Vec::new();
+        let mut rest = text.len();
+        if rest < 127 {
+            all.push(rest as u8);
+        } else {
+            all.push(127);
+            rest -= 127;
+            while rest > 127 {
+                all.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            all.push(rest as u8);
+        }
+        all.extend(text);
+        all
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[test]
+fn what_http1_would_read_otherwise_is_no_request_of_http2() -> Result<()> {
+    let Some(mut pod) = Pod::new("other-version")? else {
+        return Ok(());
+    };
+    let mut config = (*pod.config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    pod.config = Arc::new(config);
+    let path = format!("/api/v1/namespaces/{}/configmaps", pod.lab.namespace);
+    let auth = format!("Bearer {}", pod.token);
+    // What would be a request of its own, were it written as it is.
+    let hidden = format!(
+        "a\r\nHost: x\r\nAuthorization: {auth}\r\n\r\nGET /api/v1/namespaces/{}/secrets/hidden HTTP/1.1\r\nX: a",
+        pod.lab.namespace
+    );
+    let request = |path: &str, authority: &str, more: &[(&str, &str)]| {
+        let mut all = b"\x82\x87".to_vec();
+        all.extend(literal(b":path", path.as_bytes()));
+        all.extend(literal(b":authority", authority.as_bytes()));
+        all.extend(literal(b"authorization", auth.as_bytes()));
+        for (name, value) in more {
+            all.extend(literal(name.as_bytes(), value.as_bytes()));
+        }
+        frame(HEADERS, END_STREAM_AND_HEADERS, 1, &all)
+    };
+    // How it is answered.
+    let say = |request: &[u8]| -> Result<Option<u8>> {
+        let mut stream = pod.connect()?;
+        let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        all.extend(frame(SETTINGS, 0, 0, &[]));
+        all.extend(request);
+        stream.write_all(&all)?;
+        stream.flush()?;
+        let mut come = std::iter::from_fn(|| next_frame(&mut stream));
+        Ok(come.find(|kind| [HEADERS, RESET, GOAWAY].contains(kind)))
+    };
+    let with = |name: &str, value: &str| request(&path, "x", &[(name, value)]);
+    let refused = [
+        with("x", &hidden),
+        with("x", "a\nb"),
+        with("x", "a\0b"),
+        with(&format!("x: {hidden}"), "a"),
+        with("x: a", "b"),
+        with("x y", "a"),
+        with("X", "a"),
+        with("", "a"),
+        with("transfer-encoding", "chunked"),
+        with("connection", "authorization"),
+        with("upgrade", "websocket"),
+        with("keep-alive", "timeout=5"),
+        with("te", "gzip"),
+        with("content-length", "44"),
+        with("content-length", "0, 44"),
+        with(":path", "/version"),
+        request(&format!("{path} HTTP/1.1\r\nX: {hidden}"), "x", &[]),
+        request(&format!("{path} "), "x", &[]),
+        request(&format!("{path}\t"), "x", &[]),
+        request("*", "x", &[]),
+        request("version", "x", &[]),
+        request(&path, &hidden, &[]),
+        request(&path, "x y", &[]),
+    ];
+    for (number, attempt) in refused.iter().enumerate() {
+        ensure!(
+            say(attempt)?.is_some(),
+            "attempt {number} is left without an answer"
+        );
+    }
+    // Somebody who behaves, and another name beside the authority's, which counts for nothing.
+    for fine in [
+        request(&path, "x", &[]),
+        with("host", "y"),
+        request(&path, "a@x", &[]),
+    ] {
+        ensure!(say(&fine)? == Some(HEADERS), "it is refused");
+    }
+    let user = format!("system:serviceaccount:{}:agent", pod.lab.namespace);
+    let got: Vec<Value> = (pod.lab.cluster.audit()?.into_iter())
+        .filter(|event| event.pointer("/user/username").and_then(Value::as_str) == Some(&user))
+        .collect();
+    ensure!(
+        got.len() >= 2 && got.len() <= 6,
+        "the server got {}: {got:#?}",
+        got.len()
+    );
+    for event in got {
+        ensure!(
+            event.pointer("/requestURI").and_then(Value::as_str) == Some(&path),
+            "it got past: {event:#}"
+        );
     }
     Ok(())
 }
