@@ -29,10 +29,12 @@ const NAME: &str = "kubernetes.default.svc";
 /// The namespace that everything is in.
 const NAMESPACE: &str = "bench";
 
-/// Where HAProxy listens, beside the API server: to go on by HTTP/2, and by HTTP/1.1.
-const HAPROXY: [(&str, u16, &str); 2] = [
-    ("haproxy", 7443, "h2,http/1.1"),
-    ("haproxy 1.1", 7444, "http/1.1"),
+/// HAProxy, beside the API server: where it listens, by what it goes on, and whether clients share its connections to the server.
+const HAPROXY: [(&str, u16, &str, &str); 3] = [
+    ("haproxy", 7443, "h2,http/1.1", "safe"),
+    ("haproxy 1.1", 7444, "http/1.1", "safe"),
+    // As the agent, whose connections to the server are the pods' own.
+    ("haproxy apart", 7445, "http/1.1", "never"),
 ];
 
 /// What the policy has besides, in the runs with masks: in 5,000 pods, 5,000 values of the environment.
@@ -284,9 +286,9 @@ fn start_haproxy(lab: &ApiLab) -> Result<Haproxy> {
     let pem = lab.path("haproxy.pem");
     std::fs::write(&pem, certificate.pem() + &key.serialize_pem())?;
     let mut text = "global\n    maxconn 400\ndefaults\n    mode http\n    timeout connect 10s\n    timeout client 1h\n    timeout server 1h\n".to_owned();
-    for (_, port, alpn) in HAPROXY {
+    for (_, port, alpn, reuse) in HAPROXY {
         text += &format!(
-            "listen api-{port}\n    bind {}:{port} ssl crt {} alpn h2,http/1.1\n    \
+            "listen api-{port}\n    bind {}:{port} ssl crt {} alpn h2,http/1.1\n    http-reuse {reuse}\n    \
              server api {server} ssl verify required ca-file {} sni str({NAME}) alpn {alpn}\n",
             server.ip(),
             pem.display(),
@@ -307,7 +309,7 @@ fn start_haproxy(lab: &ApiLab) -> Result<Haproxy> {
     let until = Instant::now() + Duration::from_secs(20);
     while HAPROXY
         .iter()
-        .any(|(_, port, _)| std::net::TcpStream::connect((server.ip(), *port)).is_err())
+        .any(|(_, port, ..)| std::net::TcpStream::connect((server.ip(), *port)).is_err())
     {
         ensure!(
             Instant::now() < until,
@@ -473,7 +475,7 @@ fn measure(rounds: u64, seconds: u64, pods: u64) -> Result<()> {
             )?,
         ),
     ];
-    for (subject, port, _) in HAPROXY {
+    for (subject, port, ..) in HAPROXY {
         let through = SocketAddr::new(server.ip(), port);
         let log = format!("through-{port}.log");
         clients.push((subject, client((&outside, &[]), through, &token, &log)?));

@@ -16,11 +16,13 @@ use crate::{build, cluster, shell};
 ///
 /// A real control plane holds 5,000 pods. Clients over HTTP/2 read a small object with 1 and 16
 /// connections, list the pods as JSON and protobuf, and watch an object that is written again and
-/// again; HAProxy ends TLS in front and begins it anew behind, as the agent does, and goes on by
-/// HTTP/2 or, as `haproxy 1.1`, by HTTP/1.1. All clients run in `bailiff run` sandboxes, as pods
-/// have network namespaces of their own; what three of them dial is no target there. For Bailiff
-/// policy and recording are on: once without masks, once with a mask on every pod's environment.
-/// In every round each takes its turn in each cell; the table shows medians over the rounds.
+/// again. HAProxy ends TLS in front and begins it anew behind, as the agent does, and goes on by
+/// HTTP/2; as `haproxy 1.1` by HTTP/1.1, on connections that its clients share; as `haproxy apart`
+/// on one for each client, as the agent has to, since its connections are the pods' own. All
+/// clients run in `bailiff run` sandboxes, as pods have network namespaces of their own; what all
+/// but two of them dial is no target there. For Bailiff policy and recording are on: once without
+/// masks, once with a mask on every pod's environment. In every round each takes its turn in each
+/// cell; the table shows medians over the rounds.
 ///
 /// `memory` is by how much a list raises the most that the agent had resident, `cpu_us` the
 /// processor time that the proxy took for a request.
@@ -50,7 +52,14 @@ struct Line {
     values: BTreeMap<String, f64>,
 }
 
-const SUBJECTS: [&str; 5] = ["direct", "haproxy", "haproxy 1.1", "bailiff", "bailiff masked"];
+const SUBJECTS: [&str; 6] = [
+    "direct",
+    "haproxy",
+    "haproxy 1.1",
+    "haproxy apart",
+    "bailiff",
+    "bailiff masked",
+];
 
 pub(super) fn run(args: &Args) -> Result<()> {
     packages::ensure(&[Purpose::Build, Purpose::Test, Purpose::Bench])?;
