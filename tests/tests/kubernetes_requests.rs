@@ -255,6 +255,34 @@ fn a_watch_streams() -> Result<()> {
 }
 
 #[test]
+fn a_policy_that_observes_decides_nothing_and_says_what_it_would_have_done() -> Result<()> {
+    let Some(lab) = ApiLab::new("observed", "edit", RULES)? else {
+        return Ok(());
+    };
+    let observing = "apiVersion: bailiff.dev/v1alpha1\nkind: Policy\nmetadata: {name: trial}\nspec:\n  targets: [api]\n  mode: Observe\n  \
+         rules:\n    - {name: no-pods, requests: [{resources: [pods]}], action: Deny, message: tried out}\n";
+    std::fs::write(lab.enforced.config().join("trial.yaml"), observing)?;
+    let listed = lab.kubectl(&["get", "pods"])?;
+    ensure!(listed.status.success(), "{}", text(&listed.stderr));
+    let events = lab.audited()?;
+    let event = events
+        .iter()
+        .find(|event| event.pointer("/objectRef/resource").and_then(Value::as_str) == Some("pods"))
+        .context("no event")?;
+    let of = |name: &str| {
+        event
+            .pointer(&format!("/annotations/bailiff.dev~1{name}"))
+            .and_then(Value::as_str)
+    };
+    ensure!(of("verdict") == Some("allow"), "{event:#}");
+    ensure!(
+        of("would-be") == Some("deny (policy trial, rule no-pods)"),
+        "{event:#}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_token_of_another_pod_is_told_and_refused() -> Result<()> {
     let Some(lab) = ApiLab::new("stolen", "edit", RULES)? else {
         return Ok(());
