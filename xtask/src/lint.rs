@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::crds;
 use crate::packages::{self, Purpose};
 use crate::shell;
 
@@ -9,12 +10,13 @@ mod licences;
 mod manifests;
 mod sources;
 
-/// Check formatting, clippy, licences and the house rules.
+/// Check formatting, clippy, licences, the CRDs and the house rules.
 ///
 ///   rustfmt    `cargo fmt --check`
 ///   clippy     all crates and targets, warnings denied
 ///   licences   each dependency's is on the list in xtask/src/lint/licences.rs
 ///   manifests  every crate inherits the workspace's lints
+///   CRDs       deploy/crds is what the types of policies say
 ///   sources    no mod.rs, no #[allow(…)], no file of more than 700 lines before its tests
 ///
 /// All of them run, also after one failed.
@@ -65,6 +67,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "rustfmt",
         shell::run(&mut fmt, "Mend it with `cargo fmt --all`.").map(|()| Vec::new()),
     );
+
+    shell::heading("CRDs");
+    note("CRDs", crds::check());
 
     if !args.no_clippy {
         shell::heading("clippy");

@@ -1,4 +1,4 @@
-//! Setup, build, test, demo, bench, corpus, cluster and lint: `cargo xtask --help`.
+//! Setup, build, test, demo, bench, corpus, cluster, crds and lint: `cargo xtask --help`.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod cluster;
 mod corpus;
+mod crds;
 mod demo;
 mod ebpf;
 mod lab;
@@ -40,6 +41,7 @@ enum Command {
     Bench(bench::Args),
     Corpus(corpus::Args),
     Cluster(cluster::Args),
+    Crds(crds::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Corpus(args) => corpus::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::Crds(args) => crds::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match outcome {

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ApiVerb, EffectSet, Recording};
 
 /// What a rule says. The order is the algebra: the strictest is the least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Effect {
     /// Refuse.
     Deny,
@@ -31,7 +32,7 @@ impl Effect {
 }
 
 /// Whether a policy decides or only reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
     /// Decides.
     #[default]
@@ -41,7 +42,7 @@ pub enum Mode {
 }
 
 /// What happens to new connections when the agent doesn't answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum FailureMode {
     /// They are refused at once.
     #[default]
@@ -51,7 +52,7 @@ pub enum FailureMode {
 }
 
 /// From where the agent dials the target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum SourceAddress {
     /// From the pod's network namespace: the target sees the pod's address.
     #[default]
@@ -61,7 +62,7 @@ pub enum SourceAddress {
 }
 
 /// What happens to an operation when the recorder's queue is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum WhenFull {
     /// It waits until it can be recorded.
     #[default]

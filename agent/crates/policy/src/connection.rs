@@ -13,7 +13,7 @@ pub struct ClientTls {
 }
 
 /// Whether clients get TLS.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 pub enum ClientTlsMode {
     /// Requests for it are answered with no.
     #[default]
@@ -74,7 +74,7 @@ pub struct UpstreamTls {
 }
 
 /// Whether TLS is used towards a target.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 pub enum UpstreamTlsMode {
     /// Plain text.
     #[default]

@@ -25,7 +25,9 @@ use text::Seen;
 pub const PLACEHOLDER: &[u8] = b"[masked]";
 
 /// Something that is told by its form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, schemars::JsonSchema,
+)]
 pub enum Detector {
     /// An email address.
     Email,

@@ -1,12 +1,15 @@
 //! Reading policies from YAML, and refusing what can't work: each problem with its file, line and mend.
 
 mod check;
+mod crd;
 mod schema;
 
 use std::fmt;
 use std::path::Path;
 
 use crate::compiled::PolicySet;
+
+pub use crd::{Manifest, SchemaError, manifests};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

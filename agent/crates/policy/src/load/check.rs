@@ -13,10 +13,8 @@ mod tokens;
 
 use std::collections::HashSet;
 
-use serde_saphyr::Spanned;
-
 use super::Problem;
-use super::schema::Document;
+use super::schema::{Document, Spanned};
 use crate::compiled::{Endpoint, Policy, PolicySet, Target};
 use crate::glob::Glob;
 use fields::check_steps;

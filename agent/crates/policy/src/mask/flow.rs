@@ -132,7 +132,9 @@ impl Flow {
 }
 
 /// Ways of using a masked column other than showing it, which would tell of its values though they are hidden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, schemars::JsonSchema,
+)]
 pub(crate) enum MaskedUse {
     /// Which rows there are depends on it: WHERE, ON, USING, HAVING, LIMIT, functions that give rows.
     Predicate,

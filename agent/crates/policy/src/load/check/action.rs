@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use serde_saphyr::Spanned;
-
-use super::super::schema::{ActionSpec, DetectSpec};
+use super::super::schema::{ActionSpec, DetectSpec, Spanned};
 use super::{Report, relation_globs};
 use crate::detect::{DetectRule, Detection, Detector, Treatment};
 use crate::mask::{HashKey, MaskAction};

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bailiff_model::Protocol;
-use serde_saphyr::Spanned;
 
 use super::super::schema::connection::{ClientTlsSpec, ConnectAsSpec, CredentialSpec, UpstreamTlsSpec};
-use super::super::schema::{PolicySpec, Resource, TargetSpec};
+use super::super::schema::{PolicySpec, Resource, Spanned, TargetSpec};
 use super::Report;
 use crate::compiled::{CatalogAccess, Endpoint, Target};
 use crate::connection::{

@@ -1,8 +1,6 @@
 //! Masks and detectors for fields of API objects, and whether each can ever hide anything.
 
-use serde_saphyr::Spanned;
-
-use super::super::schema::{DetectSpec, MaskSpec, PolicySpec};
+use super::super::schema::{DetectSpec, MaskSpec, PolicySpec, Spanned};
 use super::Report;
 use super::action::{compile_action, compile_detect};
 use super::request::KINDS;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bailiff_model::{Protocol, TargetName};
-use serde_saphyr::Spanned;
 
-use super::super::schema::{MaskSpec, PolicySpec, Resource, SubjectSpec};
+use super::super::schema::{MaskSpec, PolicySpec, Resource, Spanned, SubjectSpec};
 use super::action::{compile_action, compile_detect};
 use super::connection::{check_masks, compile_connect_as};
 use super::fields::{compile_fields, line_of_api};

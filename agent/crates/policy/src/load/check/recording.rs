@@ -1,9 +1,8 @@
 //! What is recorded, and sizes that would say nothing.
 
 use bailiff_model::{Protocol, Recording, RecordingLevel};
-use serde_saphyr::Spanned;
 
-use super::super::schema::{LevelName, RecordingSpec};
+use super::super::schema::{LevelName, RecordingSpec, Spanned};
 use super::Report;
 
 /// The most rows of one operation that may be asked for.

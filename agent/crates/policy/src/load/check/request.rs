@@ -7,9 +7,8 @@ mod who;
 use std::sync::Arc;
 
 use bailiff_model::{ApiVerb, Effect, Protocol, TokenState};
-use serde_saphyr::Spanned;
 
-use super::super::schema::{RequestSpec, RuleSpec};
+use super::super::schema::{RequestSpec, RuleSpec, Spanned};
 use super::Report;
 use super::recording::compile_recording;
 use crate::api::rule::{ApiRule, CommandGlob, RequestMatch, ResourceGlob, VerbSet};

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bailiff_model::{Condition, Effect, EffectSet, Protocol, SqlEffect};
-use serde_saphyr::Spanned;
 
-use super::super::schema::RuleSpec;
+use super::super::schema::{RuleSpec, Spanned};
 use super::recording::compile_recording;
 use super::{Report, relation_globs};
 use crate::compiled::{Rule, Scope};

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use bailiff_model::Protocol;
-use serde_saphyr::Spanned;
 
-use super::super::schema::{ClientCertificatesSpec, FurtherIssuerSpec, Resource, TargetSpec};
+use super::super::schema::{ClientCertificatesSpec, FurtherIssuerSpec, Resource, Spanned, TargetSpec};
 use super::Report;
 use crate::connection::{ClientCertificates, ClientTokens, TokenIssuer, TokenUsers};
 

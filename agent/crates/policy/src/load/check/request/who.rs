@@ -1,8 +1,6 @@
 //! Who asks, and as whom it acts, as rules write it.
 
-use serde_saphyr::Spanned;
-
-use super::super::super::schema::{IdentitiesSpec, ImpersonatesSpec};
+use super::super::super::schema::{IdentitiesSpec, ImpersonatesSpec, Spanned};
 use super::Entries;
 use crate::api::rule::{Identities, Impersonated, Impersonates};
 use crate::glob::Glob;
