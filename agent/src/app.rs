@@ -141,6 +141,11 @@ impl Agent {
             guard_by: GuardBy::default(),
             max_origins: None,
         })?;
+        // Its own pod may lie among those that it enforces on.
+        if options.agent_cgroup.starts_with(&options.pods_cgroup) {
+            let own = cgroup::id(&options.agent_cgroup).context("cannot read the agent's cgroup")?;
+            redirect.exempt(own)?;
+        }
         redirect.set_targets(&entries(&set))?;
         let heartbeat = redirect.heartbeat().context("the heartbeat was taken")?;
         let (origins, sweep) = (redirect.origins(), redirect.sweep()?);
@@ -273,7 +278,7 @@ impl Agent {
             info: Arc::new(spec.info),
             cgroup: id,
             cgroup_path: spec.cgroup,
-            netns,
+            netns: Arc::new(netns),
             container: spec.container,
         });
         self.attribution.add(Arc::clone(&pod));
@@ -296,6 +301,11 @@ impl Agent {
         .context("the kernel side is gone")??;
         self.older.of_pod(&pod, &entries(&self.in_force.load()));
         Ok(())
+    }
+
+    /// Tells what is said of a pod now, such as its labels. Connections that are open go on as they were attributed.
+    pub fn update_pod(&self, cgroup: CgroupId, info: &PodInfo) {
+        self.attribution.update(cgroup, &Arc::new(info.clone()));
     }
 
     /// Lets what the processes of a cgroup do go past the agent.

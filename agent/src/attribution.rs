@@ -10,7 +10,7 @@ use bailiff_kernel::netns::NetnsFd;
 use bailiff_model::{CgroupId, Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 
 /// A pod on this node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PodEntry {
     /// The pod as policy sees it.
     pub info: Arc<PodInfo>,
@@ -19,7 +19,7 @@ pub struct PodEntry {
     /// Where that is.
     pub cgroup_path: PathBuf,
     /// Its network namespace.
-    pub netns: NetnsFd,
+    pub netns: Arc<NetnsFd>,
     /// The container that its processes belong to, where there is only one.
     pub container: Option<String>,
 }
@@ -58,6 +58,20 @@ impl Attribution {
         self.pods.rcu(|pods| {
             let mut pods = HashMap::clone(pods);
             pods.insert(pod.cgroup, Arc::clone(&pod));
+            pods
+        });
+    }
+
+    /// Puts what is said of a pod now in place of what was. Connections that it has keep what they know of it.
+    pub fn update(&self, cgroup: CgroupId, info: &Arc<PodInfo>) {
+        self.pods.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            if let Some(pod) = pods.get_mut(&cgroup) {
+                *pod = Arc::new(PodEntry {
+                    info: Arc::clone(info),
+                    ..PodEntry::clone(pod)
+                });
+            }
             pods
         });
     }

@@ -1,6 +1,6 @@
 //! A real node with an agent of its own, and pods that kubelet started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -85,8 +85,13 @@ impl NodeLab {
 
     /// The same, without waiting for it. Returns its uid.
     pub fn begin_pod(&self, name: &str, command: &[&str]) -> Result<String> {
+        self.begin_pod_with(name, command, &json!({}))
+    }
+
+    /// The same with more in its spec.
+    pub fn begin_pod_with(&self, name: &str, command: &[&str], more: &Value) -> Result<String> {
         let service = self.cluster.service()?.ip().to_string();
-        let manifest = json!({
+        let mut manifest = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"namespace": self.namespace, "name": name, "labels": {"app": name}},
             "spec": {
@@ -101,6 +106,10 @@ impl NodeLab {
                 "volumes": [{"name": "programs", "hostPath": {"path": self.cluster.programs()?}}],
             },
         });
+        let spec = manifest.get_mut("spec").and_then(Value::as_object_mut);
+        if let (Some(spec), Some(more)) = (spec, more.as_object()) {
+            spec.extend(more.clone());
+        }
         self.cluster.apply(&manifest.to_string())?;
         let path = "jsonpath={.metadata.uid}";
         self.cluster
@@ -170,6 +179,34 @@ impl NodeLab {
             exec /programs/kubectl --kubeconfig=/dev/null --server=$s --certificate-authority=$d/ca.crt --token=$(cat $d/token) \
                 --namespace=$(cat $d/namespace) \"$@\"";
         self.run(pod, &[&["sh", "-c", script, "sh", server], args].concat())
+    }
+
+    /// A kubeconfig of the agents' service account, with the rights of `deploy/agent.yaml`, for the API server at this address; by default where it is.
+    pub fn credential(&self, server: Option<&str>) -> Result<PathBuf> {
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.yaml");
+        self.cluster.apply(&std::fs::read_to_string(manifests)?)?;
+        let token = self.cluster.token("bailiff", "bailiff-agent", None)?;
+        let server = match server {
+            Some(server) => server.to_owned(),
+            None => self.cluster.api_server()?.to_string(),
+        };
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "own",
+            "clusters": [{"name": "own", "cluster": {
+                "server": format!("https://{server}"), "certificate-authority": self.cluster.ca()?,
+            }}],
+            "users": [{"name": "own", "user": {"token": token}}],
+            "contexts": [{"name": "own", "context": {"cluster": "own", "user": "own"}}],
+        });
+        let path = self.path(&format!("{}.kubeconfig", server.replace(':', "-")));
+        std::fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+
+    /// A path that goes with the test.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.keys.path().join(name)
     }
 
     /// Starts the node's agent: in the node's network namespace, in a cgroup of its own beside the pods'.

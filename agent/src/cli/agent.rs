@@ -64,6 +64,10 @@ impl AgentArgs {
             .with_context(|| format!("cannot find {}", self.record_dir.display()))
     }
 
+    pub(super) fn cluster(&self) -> ClusterAccess {
+        self.cluster.clone()
+    }
+
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         self.limits.iter().for_each(|setting| limits.set(setting));

@@ -1,10 +1,11 @@
 //! `bailiff node`: policies in force on the pods of this node.
 
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use bailiff_model::Mode;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -12,15 +13,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::agent::{AgentArgs, CERTIFICATES, Place};
 use crate::app::Agent;
 use crate::proxy::Limits;
-use crate::world::node::{NodePods, own_cgroup};
+use crate::world::cluster::pods::{ClusterPods, Namespaces};
+use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup};
 
 /// How often pods that came and went are looked for, in milliseconds.
 const LOOK: u16 = 200;
 
 /// Enforce policies on the pods of this node.
 ///
-/// Pods are told by the cgroups that kubelet made for them, and by the uids of inventory.yaml. A pod that isn't in the inventory can't
-/// reach any Target; one that says `exempt: true` there reaches them past Bailiff. The inventory may change while this runs.
+/// Pods are told by the cgroups that kubelet made for them. Who they are says the API server, if --node names this node, or inventory.yaml, by
+/// their uids; both may change while this runs. A pod of which neither says anything can't reach any Target. An exempt one reaches
+/// them past Bailiff, and for one that is only observed is told what policies would do, and nothing is denied or masked.
 ///
 /// It has to run as root in the node's own network namespace, in a cgroup of its own. It ends at SIGTERM or SIGINT, once the sessions that are
 /// open have ended, for which they have as long as the limit `drain` says; then what it put into the kernel is gone, and
@@ -36,6 +39,61 @@ pub(crate) struct Args {
     /// Where its programs and maps are pinned: a directory of its own on a bpf file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/bailiff-node")]
     pins: PathBuf,
+    /// The pods are those that the API server has for this node. Without it they are those of inventory.yaml
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: Option<String>,
+    /// With --node: what policies do to pods
+    #[arg(long, value_enum, default_value_t = ModeArg::Observe)]
+    mode: ModeArg,
+    /// With --node: a namespace for whose pods the other mode holds; may be given several times
+    #[arg(long, value_name = "NAMESPACE")]
+    except_namespace: Vec<String>,
+    /// With --node: a namespace whose pods go past Bailiff; may be given several times. Given once, the defaults don't hold
+    #[arg(long, value_name = "NAMESPACE", default_values = ["kube-system", "bailiff"])]
+    exempt_namespace: Vec<String>,
+    /// With --node: where what the API server said is kept, for a start while it is away
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/state")]
+    state_dir: PathBuf,
+}
+
+/// What policies do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ModeArg {
+    /// They decide
+    Enforce,
+    /// They report what they would decide
+    Observe,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Enforce => Self::Enforce,
+            ModeArg::Observe => Self::Observe,
+        }
+    }
+}
+
+impl Args {
+    /// Who knows the pods.
+    fn facts(&self, config: &Path) -> Result<Box<dyn PodFacts>> {
+        let Some(node) = &self.node else {
+            return Ok(Box::new(PodsOfFile::new(config)?));
+        };
+        std::fs::create_dir_all(&self.state_dir)
+            .with_context(|| format!("cannot make {}", self.state_dir.display()))?;
+        let namespaces = Namespaces {
+            exempt: self.exempt_namespace.clone(),
+            mode: self.mode.into(),
+            except: self.except_namespace.clone(),
+        };
+        Ok(Box::new(ClusterPods::start(
+            self.agent.cluster(),
+            node.clone(),
+            namespaces,
+            self.state_dir.join("pods.json"),
+        )?))
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -52,11 +110,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .with_context(|| format!("cannot find {}", args.pods_cgroup.display()))?;
     let config = args.agent.config()?;
     let record = args.agent.record()?;
-    let mut pods = NodePods::new(&pods_cgroup, &config)?;
+    let mut pods = NodePods::new(&pods_cgroup, args.facts(&config)?)?;
     let limits = args.agent.limits();
     let drain = limits.drain;
     let place = Place {
-        agent_cgroup: own_cgroup(&pods_cgroup)?,
+        agent_cgroup: own_cgroup()?,
         pods_cgroup,
         pins: args.pins.clone(),
     };

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bailiff_model::{Effect, EffectSet, Evidence, Hop, HopKind, PodInfo, PodUid, Reason, SqlEffect};
+use bailiff_model::{Effect, EffectSet, Evidence, Hop, HopKind, Mode, PodInfo, PodUid, Reason, SqlEffect};
 use serde_json::Value;
 
 use super::*;
@@ -61,6 +61,7 @@ pub(crate) fn start() -> Arc<SessionStart> {
         uid: PodUid::new("u-1"),
         service_account: "builder".to_owned(),
         labels: std::collections::BTreeMap::new(),
+        mode: Mode::Enforce,
     };
     Arc::new(SessionStart {
         session: session(),

@@ -1,5 +1,7 @@
 //! The cluster: how the agent itself speaks with its API server, and as whom.
 
+pub(crate) mod pods;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -91,6 +93,18 @@ pub(crate) fn node_of(extra: Option<&BTreeMap<String, Vec<String>>>) -> Option<&
         [node] if !node.is_empty() => Some(node),
         // Uncertainty denies: two nodes are none.
         _ => None,
+    }
+}
+
+/// The same of a watch's error.
+fn watch_told(error: &kube::runtime::watcher::Error) -> String {
+    use kube::runtime::watcher::Error;
+    match error {
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
+            told(error)
+        }
+        Error::WatchError(status) => format!("the API server says {}: {}", status.code, status.message),
+        other => other.to_string(),
     }
 }
 

@@ -1,27 +1,25 @@
-//! The pods of this node: what runs, by the cgroups that kubelet made, and who it is, by an inventory.
+//! The pods of this node: what runs, by the cgroups that kubelet made, and who it is, by the API server or an inventory.
 
 mod cgroups;
+mod listed;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
 use bailiff_kernel::{cgroup, veth};
 use bailiff_model::{CgroupId, NetnsCookie};
 
-use super::standalone::{Inventory, InventoryPod};
 use crate::app::{Agent, PodSpec};
 use cgroups::Found;
+pub(crate) use listed::{ListedPod, PodFacts, PodsOfFile};
 
 /// The node's pods, as the agent was told of them so far.
 #[derive(Debug)]
-pub struct NodePods {
+pub(crate) struct NodePods {
     root: PathBuf,
-    config: PathBuf,
-    inventory: Inventory,
-    read_at: Option<SystemTime>,
+    facts: Box<dyn PodFacts>,
     /// The node's own namespace: a process that is only about to enter its pod's is still in it.
     own: NetnsCookie,
     known: HashMap<CgroupId, Known>,
@@ -33,21 +31,17 @@ const LOOKS: u32 = 10;
 
 #[derive(Debug)]
 struct Known {
-    pod: InventoryPod,
+    pod: ListedPod,
     netns: Option<NetnsCookie>,
 }
 
 impl NodePods {
-    /// Below this cgroup, by the inventory of this directory.
-    pub fn new(root: &Path, config: &Path) -> Result<Self> {
-        let own = NetnsFd::open(Path::new("/proc/thread-self/ns/net"))
-            .context("cannot tell the node's network namespace")?;
+    /// Below this cgroup, by these facts.
+    pub(crate) fn new(root: &Path, facts: Box<dyn PodFacts>) -> Result<Self> {
         Ok(Self {
             root: root.to_owned(),
-            config: config.to_owned(),
-            inventory: Inventory::load(config)?,
-            read_at: modified(config),
-            own: own.cookie(),
+            facts,
+            own: own_netns()?.cookie(),
             known: HashMap::new(),
             looks: 0,
         })
@@ -55,8 +49,8 @@ impl NodePods {
 
     /// Tells the agent which pods have come, gone, or changed since the last time. What can't be done now is tried again the next time; until
     /// then a pod's connections to targets are refused.
-    pub fn follow(&mut self, agent: &Agent) {
-        self.read_again();
+    pub(crate) fn follow(&mut self, agent: &Agent) {
+        self.facts.refresh();
         self.looks = self.looks.wrapping_add(1);
         let found = cgroups::pods(&self.root);
         let gone: Vec<CgroupId> = self
@@ -85,34 +79,26 @@ impl NodePods {
         }
     }
 
-    fn read_again(&mut self) {
-        let now = modified(&self.config);
-        if now == self.read_at {
-            return;
-        }
-        self.read_at = now;
-        match Inventory::load(&self.config) {
-            Ok(inventory) => self.inventory = inventory,
-            Err(error) => tracing::error!("the inventory stays as it was: {error:#}"),
-        }
-    }
-
-    fn listed(&self, uid: &str) -> Option<&InventoryPod> {
-        self.inventory
-            .pods
-            .iter()
-            .find(|pod| pod.uid.as_deref() == Some(uid))
-    }
-
+    /// Whether a cgroup's pod is still the one that the agent was told of. What else is said of it may have changed.
     fn is_meant(&self, found: &Found, known: &Known) -> bool {
-        self.listed(&found.uid) == Some(&known.pod)
+        self.facts.pod(&found.uid).is_some_and(|pod| {
+            pod.info.uid == known.pod.info.uid
+                && pod.exempt == known.pod.exempt
+                && pod.host_network == known.pod.host_network
+        })
     }
 
     fn meet(&mut self, agent: &Agent, found: &Found) -> Result<()> {
-        let Some(pod) = self.listed(&found.uid).cloned() else {
+        let Some(pod) = self.facts.pod(&found.uid) else {
             return Ok(());
         };
         let before = self.known.get(&found.id).map(|known| known.netns);
+        if let Some(known) = self.known.get_mut(&found.id)
+            && known.pod != pod
+        {
+            agent.update_pod(found.id, &pod.info);
+            known.pod = pod.clone();
+        }
         if pod.exempt {
             if before.is_none() {
                 agent.exempt(found.id)?;
@@ -123,8 +109,12 @@ impl NodePods {
         if before.is_some() && !self.looks.is_multiple_of(LOOKS) {
             return Ok(());
         }
-        // A host-network pod shares this namespace, in which no listener of a pod's own can be.
-        let Some(netns) = found.netns(self.own) else {
+        let netns = if pod.host_network {
+            Some(own_netns()?)
+        } else {
+            found.netns(self.own)
+        };
+        let Some(netns) = netns else {
             return Ok(());
         };
         let cookie = netns.cookie();
@@ -136,15 +126,20 @@ impl NodePods {
             agent.remove_pod(found.id)?;
             self.known.remove(&found.id);
         }
-        let host_links = veth::host_links(&netns).context("its links can't be told")?;
+        let host_links = if pod.host_network {
+            Vec::new()
+        } else {
+            veth::host_links(&netns).context("its links can't be told")?
+        };
         if host_links.is_empty() {
             tracing::warn!(
-                pod = pod.name,
+                namespace = pod.info.namespace,
+                pod = pod.info.name,
                 "no link of this pod is on this node's side: packet sockets aren't held"
             );
         }
         agent.add_pod(PodSpec {
-            info: pod.info(),
+            info: pod.info.clone(),
             container: pod.container.clone(),
             cgroup: found.path.clone(),
             netns: netns.into_fd(),
@@ -156,24 +151,17 @@ impl NodePods {
     }
 }
 
-fn modified(config: &Path) -> Option<SystemTime> {
-    std::fs::metadata(config.join("inventory.yaml"))
-        .and_then(|about| about.modified())
-        .ok()
+/// The node's own network namespace.
+fn own_netns() -> Result<NetnsFd> {
+    NetnsFd::open(Path::new("/proc/thread-self/ns/net")).context("cannot tell the node's network namespace")
 }
 
 /// The calling process's own cgroup, which has to be one that tells the agent from all others.
-pub fn own_cgroup(pods: &Path) -> Result<PathBuf> {
+pub(crate) fn own_cgroup() -> Result<PathBuf> {
     let own = cgroup::current()?;
     anyhow::ensure!(
         own != cgroup::mount()?,
         "the agent is in the root of all cgroups, so that the kernel side can't tell it from other processes; start it in one of its own"
-    );
-    anyhow::ensure!(
-        !own.starts_with(pods),
-        "the agent is in {}, below the pods that it is to enforce on; start it outside of {}",
-        own.display(),
-        pods.display()
     );
     Ok(own)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CgroupId, PodUid, ProcessId};
+use crate::{CgroupId, Mode, PodUid, ProcessId};
 
 /// How a hop is known. A gap is shown as a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,6 +33,14 @@ pub struct PodInfo {
     pub service_account: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether policies decide what it does, or only report. The agent's configuration says so, by namespaces.
+    #[serde(default, skip_serializing_if = "is_enforced")]
+    pub mode: Mode,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_enforced(mode: &Mode) -> bool {
+    *mode == Mode::Enforce
 }
 
 /// A process as the kernel described it when it connected.

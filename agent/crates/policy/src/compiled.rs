@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bailiff_model::{
     Condition, Effect, EffectSet, FailureMode, Hop, HopKind, Mode, OriginalDst, PodInfo, Protocol, Recording,
@@ -220,6 +220,8 @@ pub struct PolicySet {
     pub(crate) generation: u64,
     pub(crate) targets: Vec<Arc<Target>>,
     pub(crate) policies: Vec<Arc<Policy>>,
+    /// The same, all of mode Observe: for pods that are only observed. Made when the first of them connects.
+    watching: OnceLock<Vec<Arc<Policy>>>,
     pub(crate) secrets: Arc<SecretsCache>,
 }
 
@@ -243,7 +245,24 @@ impl PolicySet {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             targets: targets.into_iter().map(Arc::new).collect(),
             policies: policies.into_iter().map(Arc::new).collect(),
+            watching: OnceLock::new(),
             secrets: Arc::default(),
+        }
+    }
+
+    /// The policies for a pod in this mode.
+    pub(crate) fn policies_in(&self, mode: Mode) -> &[Arc<Policy>] {
+        let watched = |policy: &Arc<Policy>| {
+            Arc::new(Policy {
+                mode: Mode::Observe,
+                ..Policy::clone(policy)
+            })
+        };
+        match mode {
+            Mode::Enforce => &self.policies,
+            Mode::Observe => self
+                .watching
+                .get_or_init(|| self.policies.iter().map(watched).collect()),
         }
     }
 

@@ -21,7 +21,7 @@ mod ruling;
 use std::sync::Arc;
 
 use bailiff_model::{
-    Chain, Decision, Effect, EffectSet, Mode, Protocol, Reason, Recording, SqlEffect, Statement,
+    Chain, Decision, Effect, EffectSet, Hop, HopKind, Mode, Protocol, Reason, Recording, SqlEffect, Statement,
 };
 
 use crate::algebra::{Judged, strictest};
@@ -47,6 +47,8 @@ pub struct ChainPolicy {
     generation: u64,
     /// For each hop, from the origin to the caller.
     pub(crate) hops: Vec<Vec<(Arc<Policy>, About)>>,
+    /// For each hop, whether it is a pod that is only observed.
+    watched: Vec<bool>,
     masked: Arc<[MaskedColumn]>,
     secrets: Arc<SecretsCache>,
     detect: Vec<DetectRule>,
@@ -61,11 +63,15 @@ impl PolicySet {
     /// Picks the policies that are about a chain at a target. Done once a connection and again after a reload.
     #[must_use]
     pub fn for_chain(&self, target: &Arc<Target>, chain: &Chain) -> ChainPolicy {
+        let mode = |hop: &Hop| match &hop.kind {
+            HopKind::Pod { pod, .. } => pod.mode,
+            HopKind::Unknown { .. } => Mode::Enforce,
+        };
         let hops: Vec<Vec<(Arc<Policy>, About)>> = chain
             .hops()
             .iter()
             .map(|hop| {
-                self.policies
+                self.policies_in(mode(hop))
                     .iter()
                     .map(|policy| (Arc::clone(policy), policy.about(target, hop)))
                     .filter(|(_, about)| *about != About::Another)
@@ -102,6 +108,11 @@ impl PolicySet {
         ChainPolicy {
             target: Arc::clone(target),
             generation: self.generation,
+            watched: chain
+                .hops()
+                .iter()
+                .map(|hop| mode(hop) == Mode::Observe)
+                .collect(),
             hops,
             masked: masked.into(),
             secrets: Arc::clone(&self.secrets),
@@ -119,6 +130,27 @@ impl ChainPolicy {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether a hop is a pod that is only observed.
+    pub(crate) fn is_watched(&self, hop: usize) -> bool {
+        self.watched.get(hop).copied().unwrap_or_default()
+    }
+
+    /// What happens at a hop to what no rule names.
+    pub(crate) fn default_at(&self, hop: usize, mode: Mode) -> Effect {
+        match mode {
+            Mode::Enforce if self.is_watched(hop) => Effect::Allow,
+            Mode::Enforce | Mode::Observe => self.target.default,
+        }
+    }
+
+    /// What happens at a hop to what can't be told.
+    pub(crate) fn unknown_at(&self, hop: usize, mode: Mode) -> Effect {
+        match mode {
+            Mode::Enforce if self.is_watched(hop) => Effect::Allow,
+            Mode::Enforce | Mode::Observe => self.target.unknown,
+        }
     }
 
     /// Whether any column is masked for this chain, or any value looked at.
@@ -188,7 +220,7 @@ impl ChainPolicy {
     /// Whether the target may be dialed at all: not where no rule could allow anything to some hop.
     pub fn connect(&self) -> Result<DialPermit, Denial> {
         for (hop, policies) in self.hops.iter().enumerate() {
-            let may = self.target.default == Effect::Allow
+            let may = self.default_at(hop, Mode::Enforce) == Effect::Allow
                 || policies.iter().any(|(policy, about)| {
                     policy.mode == Mode::Enforce
                         && *about == About::Hop
@@ -363,9 +395,12 @@ impl ChainPolicy {
             effects: EffectSet::EMPTY.with(SqlEffect::Unknown),
             ..Statement::default()
         };
+        let hops = 0..self.hops.len();
         let strict = Judged {
             effect: if self.masked.is_empty() {
-                self.target.unknown
+                hops.map(|hop| self.unknown_at(hop, Mode::Enforce))
+                    .min()
+                    .unwrap_or(self.target.unknown)
             } else {
                 Effect::Deny
             },
@@ -443,23 +478,25 @@ impl ChainPolicy {
 
     /// Whether every hop has a rule that allows a masked column to be used so.
     fn permits(&self, asked: &Asked<'_>) -> bool {
-        self.hops.iter().all(|policies| {
-            policies
-                .iter()
-                .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
-                .flat_map(|(policy, _)| &policy.rules)
-                .any(|rule| rule.permits(asked))
+        self.hops.iter().enumerate().all(|(hop, policies)| {
+            self.is_watched(hop)
+                || policies
+                    .iter()
+                    .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
+                    .flat_map(|(policy, _)| &policy.rules)
+                    .any(|rule| rule.permits(asked))
         })
     }
 
     /// Whether every hop has a rule that lets code run which may read masked columns unseen.
     fn runs_unseen(&self) -> bool {
-        self.hops.iter().all(|policies| {
-            policies
-                .iter()
-                .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
-                .flat_map(|(policy, _)| &policy.rules)
-                .any(|rule| rule.masked.contains(&mask::MaskedUse::Function))
+        self.hops.iter().enumerate().all(|(hop, policies)| {
+            self.is_watched(hop)
+                || policies
+                    .iter()
+                    .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
+                    .flat_map(|(policy, _)| &policy.rules)
+                    .any(|rule| rule.masked.contains(&mask::MaskedUse::Function))
         })
     }
 
@@ -556,10 +593,10 @@ impl ChainPolicy {
             .collect();
         let mut by = None;
         let told = statement.effects != EffectSet::EMPTY.with(SqlEffect::Unknown);
-        if told && statement.effects.contains(SqlEffect::Unknown) && self.target.unknown < self.target.default
-        {
+        let (default, unknown) = (self.default_at(hop, mode), self.unknown_at(hop, mode));
+        if told && statement.effects.contains(SqlEffect::Unknown) && unknown < default {
             return with_approval(Judged {
-                effect: self.target.unknown,
+                effect: unknown,
                 because: self.by_default(hop, "it can't be told all that this does"),
             });
         }
@@ -576,13 +613,13 @@ impl ChainPolicy {
                         (None, Some(function)) => format!("no rule allows {effect} of {}", function.name),
                         (None, None) => format!("no rule allows {effect}"),
                     };
-                    let message = if self.target.default == Effect::Allow {
+                    let message = if default == Effect::Allow {
                         "allowed by default"
                     } else {
                         what.as_str()
                     };
                     return with_approval(Judged {
-                        effect: self.target.default,
+                        effect: default,
                         because: self.by_default(hop, message),
                     });
                 }

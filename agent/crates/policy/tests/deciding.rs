@@ -1,10 +1,13 @@
 //! Verdicts: rules, hops, names, masks.
 
+#[path = "deciding/observed.rs"]
+mod observed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_model::{Chain, Effect, Evidence, Hop, HopKind, OriginalDst, PodInfo, PodUid};
+use bailiff_model::{Chain, Effect, Evidence, Hop, HopKind, Mode, OriginalDst, PodInfo, PodUid};
 use bailiff_policy::{ChainPolicy, MaskAction, PolicySet, Ruling, Settings, classify};
 
 const HEAD: &str = "apiVersion: bailiff.dev/v1alpha1\n";
@@ -28,6 +31,7 @@ fn pod(namespace: &str) -> Hop {
                 uid: PodUid::new(namespace),
                 service_account: "default".to_owned(),
                 labels: BTreeMap::new(),
+                mode: Mode::Enforce,
             }),
             process: None,
         },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bailiff_model::{Chain, Effect, Evidence, Hop, HopKind, PodInfo, PodUid};
+use bailiff_model::{Chain, Effect, Evidence, Hop, HopKind, Mode, PodInfo, PodUid};
 use bailiff_policy::{ChainPolicy, PolicySet, Ruling, Settings, classify, type_request};
 
 fn example(name: &str, pod: &str, namespace: &str, app: &str) -> ChainPolicy {
@@ -19,6 +19,7 @@ fn example(name: &str, pod: &str, namespace: &str, app: &str) -> ChainPolicy {
         uid: PodUid::new(pod),
         service_account: pod.to_owned(),
         labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+        mode: Mode::Enforce,
     };
     let hop = Hop {
         kind: HopKind::Pod {

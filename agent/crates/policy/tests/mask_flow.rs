@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_model::{Chain, Evidence, Hop, HopKind, OriginalDst, PodInfo, PodUid};
+use bailiff_model::{Chain, Evidence, Hop, HopKind, Mode, OriginalDst, PodInfo, PodUid};
 use bailiff_policy::catalog::{
     Builder, Catalog, CatalogLimits, Column, Function, FunctionKind, Generated, Name, Names, Oid, Operator,
     Relation, RelationKind, Resolved, Temporary, Type, TypeKind, Volatility,
@@ -251,6 +251,7 @@ fn caller() -> Hop {
                 uid: PodUid::new("u"),
                 service_account: "default".to_owned(),
                 labels: std::collections::BTreeMap::new(),
+                mode: Mode::Enforce,
             }),
             process: None,
         },

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_model::{Chain, Evidence, Hop, HopKind, OriginalDst, PodInfo, PodUid, Recording, RecordingLevel};
+use bailiff_model::{
+    Chain, Evidence, Hop, HopKind, Mode, OriginalDst, PodInfo, PodUid, Recording, RecordingLevel,
+};
 use bailiff_policy::{ChainPolicy, PolicySet, Settings, classify, type_request};
 use proptest::prelude::*;
 
@@ -33,6 +35,7 @@ fn hop(namespace: &str) -> Hop {
                 uid: PodUid::new(namespace),
                 service_account: "default".to_owned(),
                 labels: BTreeMap::new(),
+                mode: Mode::Enforce,
             }),
             process: None,
         },

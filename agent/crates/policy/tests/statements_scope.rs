@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_model::{
-    Chain, Condition, Effect, Evidence, Hop, HopKind, OriginalDst, PodInfo, PodUid, SqlEffect,
+    Chain, Condition, Effect, Evidence, Hop, HopKind, Mode, OriginalDst, PodInfo, PodUid, SqlEffect,
 };
 use bailiff_policy::catalog::{
     Builder, CatalogLimits, Names, Oid, Relation, RelationKind, Schema, Temporary,
@@ -43,6 +43,7 @@ fn somebody() -> Chain {
                 uid: PodUid::new("a"),
                 service_account: "default".to_owned(),
                 labels: BTreeMap::new(),
+                mode: Mode::Enforce,
             }),
             process: None,
         },

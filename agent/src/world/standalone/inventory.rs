@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use bailiff_model::{PodInfo, PodUid};
+use bailiff_model::{Mode, PodInfo, PodUid};
 use serde::Deserialize;
 
 /// A pod as the file describes it.
@@ -145,6 +145,7 @@ impl InventoryPod {
             uid: PodUid::new(self.uid.clone().unwrap_or_else(crate::random_hex)),
             service_account: self.service_account.clone(),
             labels: self.labels.clone(),
+            mode: Mode::Enforce,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, LazyLock};
 
 use bailiff_model::{
-    Chain, Effect, EffectSet, Evidence, Hop, HopKind, PodInfo, PodUid, SqlEffect, Statement,
+    Chain, Effect, EffectSet, Evidence, Hop, HopKind, Mode, PodInfo, PodUid, SqlEffect, Statement,
 };
 use bailiff_policy::{ChainPolicy, Classified, ParserPool, PolicySet, Settings, Unclassified};
 use bailiff_wire::sql::{Normal, normalise};
@@ -163,6 +163,7 @@ fn policy() -> Option<ChainPolicy> {
         uid: PodUid::new("u"),
         service_account: "s".to_owned(),
         labels: BTreeMap::new(),
+        mode: Mode::Enforce,
     };
     let hop = Hop {
         kind: HopKind::Pod {

@@ -50,7 +50,9 @@ impl ChainPolicy {
             Asked::Nothing | Asked::Unmaskable(_) => None,
         };
         let watches = |(policy, _): &(Arc<Policy>, About)| policy.mode == Mode::Observe;
-        let observed = (self.hops.iter().flatten().any(watches))
+        let may_differ =
+            self.hops.iter().flatten().any(watches) || (0..self.hops.len()).any(|hop| self.is_watched(hop));
+        let observed = may_differ
             .then(|| self.judge(request, body, Mode::Observe))
             .filter(|watched| watched.effect != judged.effect);
         let recording = self.recording_of_request(request, body);
@@ -143,11 +145,11 @@ impl ChainPolicy {
                 because: because(why),
             },
             None if unknown => Judged {
-                effect: self.target.unknown,
+                effect: self.unknown_at(hop, mode),
                 because: because(Why::Unknown),
             },
             None => Judged {
-                effect: self.target.default,
+                effect: self.default_at(hop, mode),
                 because: because(Why::Default),
             },
         };
@@ -167,7 +169,7 @@ impl ChainPolicy {
     ) -> Ruling {
         let reason = |judged: Judged<Because>| Judged {
             effect: judged.effect,
-            because: self.reason_of(judged.because, request),
+            because: self.reason_of(judged, request),
         };
         Ruling::of_request(
             reason(judged),
@@ -178,8 +180,8 @@ impl ChainPolicy {
         )
     }
 
-    fn reason_of(&self, because: Because, request: &ApiRequest) -> Reason {
-        let Because { hop, why } = because;
+    fn reason_of(&self, judged: Judged<Because>, request: &ApiRequest) -> Reason {
+        let Because { hop, why } = judged.because;
         let by_target = |message: Arc<str>| Reason {
             policy: None,
             rule: None,
@@ -190,15 +192,11 @@ impl ChainPolicy {
             Why::Nobody => by_target(Arc::from("nobody is known to ask for it")),
             Why::AnotherProtocol => by_target(Arc::from("this target doesn't speak the Kubernetes API")),
             Why::Unmaskable(why) => by_target(Arc::from(why.message())),
-            Why::Unknown if self.target.unknown == Effect::Allow => {
-                by_target(Arc::from("allowed by default"))
-            }
+            Why::Unknown if judged.effect == Effect::Allow => by_target(Arc::from("allowed by default")),
             Why::Unknown => by_target(Arc::from(
                 "it can't be told what this does, and the target's answer to that is strict",
             )),
-            Why::Default if self.target.default == Effect::Allow => {
-                by_target(Arc::from("allowed by default"))
-            }
+            Why::Default if judged.effect == Effect::Allow => by_target(Arc::from("allowed by default")),
             Why::Default => by_target(Arc::from(format!("no rule allows {request}"))),
             Why::Rule(place) => match self.rule_at(hop, place) {
                 Some((policy, rule)) => Reason {

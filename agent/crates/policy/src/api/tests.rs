@@ -276,6 +276,7 @@ fn hop() -> impl Strategy<Value = Hop> {
                     uid: PodUid::new(namespace),
                     service_account: "default".to_owned(),
                     labels: BTreeMap::new(),
+                    mode: Mode::Enforce,
                 }),
                 process: None,
             },
@@ -556,6 +557,33 @@ proptest! {
         let mut all = policies;
         all.push(Policy { mode: Mode::Observe, ..more });
         prop_assert_eq!(decide(&all, answers, &chain, &request).0, before.0);
+    }
+
+    #[test]
+    fn a_hop_that_is_only_observed_forbids_nothing_and_frees_no_other(
+        policies in policies(), answers in answers(), chain in chain(), observed in vec(any::<bool>(), 4), request in request(),
+    ) {
+        let in_mode = |hop: &Hop, mode: Mode| match &hop.kind {
+            HopKind::Pod { pod, process } => Hop {
+                kind: HopKind::Pod { pod: Arc::new(PodInfo { mode, ..PodInfo::clone(pod) }), process: process.clone() },
+                ..hop.clone()
+            },
+            HopKind::Unknown { .. } => hop.clone(),
+        };
+        let hops: Vec<Hop> = chain
+            .hops()
+            .iter()
+            .zip(&observed)
+            .map(|(hop, observed)| in_mode(hop, if *observed { Mode::Observe } else { Mode::Enforce }))
+            .collect();
+        let of = |hops: Vec<Hop>| {
+            let (last, before) = hops.split_last()?;
+            let chain = before.iter().rev().fold(Chain::of_caller(last.clone()), |chain, hop| chain.with_origin(hop.clone()));
+            Some(decide(&policies, answers, &chain, &request).0)
+        };
+        let is_watched = |hop: &Hop| matches!(&hop.kind, HopKind::Pod { pod, .. } if pod.mode == Mode::Observe);
+        let others: Vec<Hop> = hops.iter().filter(|hop| !is_watched(hop)).cloned().collect();
+        prop_assert_eq!(of(hops), Some(of(others).unwrap_or(Effect::Allow)));
     }
 }
 

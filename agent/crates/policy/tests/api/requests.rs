@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bailiff_model::{
-    ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Chain, Evidence, Hop, HopKind, PodInfo, PodUid,
-    TokenState,
+    ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb, Chain, Evidence, Hop, HopKind, Mode, PodInfo,
+    PodUid, TokenState,
 };
 use bailiff_policy::{ChainPolicy, PolicySet};
 
@@ -101,6 +101,7 @@ pub(crate) fn caller(namespace: &str) -> Hop {
                 uid: PodUid::new(namespace),
                 service_account: "default".to_owned(),
                 labels: BTreeMap::new(),
+                mode: Mode::Enforce,
             }),
             process: None,
         },

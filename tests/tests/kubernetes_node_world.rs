@@ -1,0 +1,246 @@
+//! Pods of a real node that the API server tells of: who is enforced on, observed or exempt, and what holds while the API server is away.
+
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use bailiff_tests::masked::{said, text};
+use bailiff_tests::{NodeAgent, NodeLab};
+use serde_json::{Value, json};
+
+const RULES: &str = r#"    - name: discover
+      requests: [{verbs: [get], paths: ["*"]}]
+      action: Allow
+    - name: look
+      requests: [{verbs: [get, list, watch], groups: [""], resources: [secrets, configmaps], tokens: [Bound]}]
+      action: Allow
+  masks:
+  - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
+"#;
+
+/// What pods may do beside that, once they bear a label.
+const PROMOTED: &str = r#"apiVersion: bailiff.dev/v1alpha1
+kind: Policy
+metadata: { name: promoted }
+spec:
+  targets: [api]
+  subjects: [{podLabels: {team: ops}}]
+  rules:
+    - name: write
+      requests: [{verbs: [create, delete], groups: [""], resources: [configmaps]}]
+      action: Allow
+"#;
+
+const CANARY: &str = "Y2FuYXJ5LXdvcmxkLTQy";
+const MASKED: &str = "W21hc2tlZF0=";
+const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
+
+fn lab(namespace: &str) -> Result<Option<NodeLab>> {
+    let Some(lab) = NodeLab::new(namespace, "admin", RULES)? else {
+        return Ok(None);
+    };
+    std::fs::write(lab.enforced.config().join("promoted.yaml"), PROMOTED)?;
+    lab.cluster.apply(
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace}, "data": {"password": CANARY}})
+            .to_string(),
+    )?;
+    Ok(Some(lab))
+}
+
+/// The node's agent, which asks the API server at `server` for its pods.
+fn start(lab: &NodeLab, server: Option<&str>, options: &[&str]) -> Result<NodeAgent> {
+    let kubeconfig = lab.credential(server)?;
+    let kubeconfig = kubeconfig.to_str().context("a path that isn't UTF-8")?;
+    let state = lab.path("state");
+    let state = state.to_str().context("a path that isn't UTF-8")?;
+    let node = lab.cluster.node().context("no node")?;
+    let all = ["--kubeconfig", kubeconfig, "--node", node, "--state-dir", state];
+    lab.start(&[&all, options].concat())
+}
+
+fn masked(output: &Output) -> Result<()> {
+    let shown = said(output, "masked")?;
+    ensure!(shown.contains(MASKED) && !shown.contains(CANARY), "{shown}");
+    Ok(())
+}
+
+fn unmasked(output: &Output) -> Result<()> {
+    let shown = said(output, "unmasked")?;
+    ensure!(shown.contains(CANARY), "{shown}");
+    Ok(())
+}
+
+fn refused(output: &Output) -> Result<()> {
+    let told = text(&output.stderr);
+    ensure!(
+        !output.status.success() && told.contains("refused"),
+        "{told}{}",
+        text(&output.stdout)
+    );
+    Ok(())
+}
+
+fn at<'a>(event: &'a Value, place: &str) -> &'a str {
+    event.pointer(place).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[test]
+fn pods_are_enforced_on_from_their_first_instruction_by_what_the_api_server_says_of_them() -> Result<()> {
+    let Some(lab) = lab("world-enforced")? else {
+        return Ok(());
+    };
+    let agent = start(&lab, None, &["--mode", "enforce"])?;
+    // It asks from its first instruction on, until it is answered.
+    let script =
+        "until /programs/kubectl get secret db -o json >/tmp/seen 2>/dev/null; do :; done; exec sleep 100000";
+    let uid = lab.begin_pod("early", &["sh", "-c", script])?;
+    lab.ready("early")?;
+    let script = "until [ -s /tmp/seen ]; do sleep 0.1; done; cat /tmp/seen";
+    masked(&lab.run("early", &["timeout", "60", "sh", "-c", script])?)?;
+
+    // A label is felt by the next connection.
+    let create = ["create", "configmap", "made"];
+    let denied = lab.kubectl("early", &create)?;
+    ensure!(
+        !denied.status.success() && text(&denied.stderr).contains("no rule allows"),
+        "{}",
+        text(&denied.stderr)
+    );
+    lab.cluster
+        .kubectl(&["label", "pod", "-n", &lab.namespace, "early", "team=ops"])?;
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !lab.kubectl("early", &create)?.status.success() {
+        ensure!(std::time::Instant::now() < until, "{}", agent.log());
+    }
+
+    // One that uses the node's network is told by its cgroup.
+    let host = lab.begin_pod_with("host", &["sleep", "100000"], &json!({"hostNetwork": true}))?;
+    lab.ready("host")?;
+    lab.until_enrolled(&agent, "host")?;
+    masked(&lab.kubectl("host", &GET)?)?;
+    let denied = lab.kubectl("host", &["delete", "secret", "db"])?;
+    ensure!(
+        !denied.status.success() && text(&denied.stderr).contains("no rule allows"),
+        "{}",
+        text(&denied.stderr)
+    );
+    // Processes of the node itself aren't pods'.
+    let nodes = lab.cluster.kubectl(&["get", "nodes", "-o", "name"])?;
+    ensure!(nodes.contains("node/"), "{nodes}");
+
+    let log = agent.log();
+    ensure!(agent.stop()?.success(), "{log}");
+    let events = lab.audited()?;
+    for (pod, uid) in [("early", &uid), ("host", &host)] {
+        let name = format!("world-enforced/{pod}");
+        let of_pod: Vec<_> = events
+            .iter()
+            .filter(|event| at(event, "/annotations/bailiff.dev~1pod") == name)
+            .collect();
+        ensure!(
+            !of_pod.is_empty()
+                && of_pod
+                    .iter()
+                    .all(
+                        |event| at(event, "/annotations/bailiff.dev~1chain").contains(uid.as_str())
+                            && at(event, "/annotations/bailiff.dev~1token") == "bound"
+                    ),
+            "{of_pod:#?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_first_installation_observes_and_namespaces_are_exempt_or_enforced_on_by_a_value() -> Result<()> {
+    let Some(lab) = lab("world-observed")? else {
+        return Ok(());
+    };
+    lab.pod("agent", None)?;
+    let agent = start(&lab, None, &[])?;
+    lab.until_enrolled(&agent, "agent")?;
+    unmasked(&lab.kubectl("agent", &GET)?)?;
+    said(
+        &lab.kubectl("agent", &["create", "configmap", "made"])?,
+        "what no rule allows",
+    )?;
+    agent.stop()?;
+    let events = lab.audited()?;
+    let made: Vec<_> = events
+        .iter()
+        .filter(|event| at(event, "/verb") == "create" && at(event, "/objectRef/resource") == "configmaps")
+        .collect();
+    ensure!(
+        made.len() == 1
+            && made
+                .iter()
+                .all(|event| at(event, "/annotations/bailiff.dev~1verdict") == "allow"
+                    && at(event, "/annotations/bailiff.dev~1would-be").contains("deny")),
+        "{events:#?}"
+    );
+
+    let agent = start(&lab, None, &["--except-namespace", "world-observed"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    let denied = lab.kubectl("agent", &["delete", "configmap", "made"])?;
+    ensure!(!denied.status.success(), "{}", text(&denied.stdout));
+    agent.stop()?;
+
+    let before = lab.audited()?.len();
+    let agent = start(
+        &lab,
+        None,
+        &["--mode", "enforce", "--exempt-namespace", "world-observed"],
+    )?;
+    lab.until_enrolled(&agent, "agent")?;
+    unmasked(&lab.kubectl("agent", &GET)?)?;
+    agent.stop()?;
+    ensure!(lab.audited()?.len() == before, "an exempt pod is in the record");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() -> Result<()> {
+    let Some(lab) = lab("world-away")? else {
+        return Ok(());
+    };
+    // Nothing answers there.
+    let away = "127.0.0.1:1";
+    lab.pod("agent", None)?;
+    let agent = start(&lab, Some(away), &["--mode", "enforce"])?;
+    // Nobody knows who that is.
+    refused(&lab.kubectl("agent", &GET)?)?;
+    ensure!(agent.log().contains("can't be followed"), "{}", agent.log());
+    agent.kill()?;
+
+    let agent = start(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    let kept = lab.path("state").join("pods.json");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("world-away")) {
+        ensure!(std::time::Instant::now() < until, "{}", agent.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    agent.kill()?;
+
+    let agent = start(&lab, Some(away), &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    // One that came meanwhile is nobody yet.
+    lab.pod("late", None)?;
+    refused(&lab.kubectl("late", &GET)?)?;
+    agent.kill()?;
+
+    // What isn't whole is refused, and says what to do.
+    std::fs::write(&kept, "{\"node\":")?;
+    let broken = start(&lab, Some(away), &["--mode", "enforce"]);
+    let told = broken.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(told.contains("pods.json") && told.contains("remove it"), "{told}");
+    std::fs::remove_file(&kept)?;
+
+    let agent = start(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "late")?;
+    masked(&lab.kubectl("late", &GET)?)?;
+    ensure!(agent.stop()?.success());
+    Ok(())
+}
