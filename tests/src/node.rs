@@ -211,6 +211,16 @@ impl NodeLab {
 
     /// Starts the node's agent: in the node's network namespace, in a cgroup of its own beside the pods'.
     pub fn start(&self, options: &[&str]) -> Result<NodeAgent> {
+        let config = self
+            .enforced
+            .config()
+            .to_str()
+            .context("a path that isn't UTF-8")?;
+        self.start_without_config(&[&["--config", config], options].concat())
+    }
+
+    /// The same with no Targets and Policies but the cluster's.
+    pub fn start_without_config(&self, options: &[&str]) -> Result<NodeAgent> {
         let log = self.keys.path().join("agent.log");
         let cgroup = self
             .cluster
@@ -229,9 +239,7 @@ impl NodeLab {
                 &format!("--net=/proc/{}/ns/net", self.cluster.node_process()?),
             ])
             .arg(bailiff()?)
-            .args(["node", "--pins", &pins, "--admin", &admin, "--config"])
-            .arg(self.enforced.config())
-            .arg("--record-dir")
+            .args(["node", "--pins", &pins, "--admin", &admin, "--record-dir"])
             .arg(self.enforced.record())
             .arg("--pods-cgroup")
             .arg(self.cluster.node_cgroup()?.join("kubepods"))

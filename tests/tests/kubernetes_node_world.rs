@@ -48,13 +48,23 @@ fn lab(namespace: &str) -> Result<Option<NodeLab>> {
 
 /// The node's agent, which asks the API server at `server` for its pods.
 fn start(lab: &NodeLab, server: Option<&str>, options: &[&str]) -> Result<NodeAgent> {
+    let config = lab
+        .enforced
+        .config()
+        .to_str()
+        .context("a path that isn't UTF-8")?;
+    start_by_cluster(lab, server, &[&["--config", config], options].concat())
+}
+
+/// The same with the cluster's Targets and Policies.
+fn start_by_cluster(lab: &NodeLab, server: Option<&str>, options: &[&str]) -> Result<NodeAgent> {
     let kubeconfig = lab.credential(server)?;
     let kubeconfig = kubeconfig.to_str().context("a path that isn't UTF-8")?;
     let state = lab.path("state");
     let state = state.to_str().context("a path that isn't UTF-8")?;
     let node = lab.cluster.node().context("no node")?;
     let all = ["--kubeconfig", kubeconfig, "--node", node, "--state-dir", state];
-    lab.start(&[&all, options].concat())
+    lab.start_without_config(&[&all, options].concat())
 }
 
 fn masked(output: &Output) -> Result<()> {
@@ -242,5 +252,78 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     lab.until_enrolled(&agent, "late")?;
     masked(&lab.kubectl("late", &GET)?)?;
     ensure!(agent.stop()?.success());
+    Ok(())
+}
+
+/// What is asked again until it is so, for policies take a second or two.
+fn until(agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !is_so()? {
+        ensure!(std::time::Instant::now() < end, "{}", agent.log());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+#[test]
+fn targets_and_policies_are_objects_of_the_cluster() -> Result<()> {
+    let Some(lab) = lab("world-policies")? else {
+        return Ok(());
+    };
+    let crds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+    let crds = crds.to_str().context("a path that isn't UTF-8")?;
+    lab.cluster.kubectl(&["apply", "--server-side", "-f", crds])?;
+    lab.cluster.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=60s",
+        "crd/targets.bailiff.dev",
+        "crd/policies.bailiff.dev",
+    ])?;
+    lab.pod("agent", None)?;
+    // Nothing is protected yet.
+    let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
+    unmasked(&lab.kubectl("agent", &GET)?)?;
+
+    let written = |name: &str| std::fs::read_to_string(lab.enforced.config().join(name));
+    lab.cluster.apply(&written("target.yaml")?)?;
+    // Without a policy all is denied.
+    until(&agent, || Ok(!lab.kubectl("agent", &GET)?.status.success()))?;
+    lab.cluster.apply(&written("policy.yaml")?)?;
+    until(&agent, || Ok(lab.kubectl("agent", &GET)?.status.success()))?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+
+    // What the API server can't tell to be wrong is refused by the agent, which says where; what was in force stays.
+    let wrong = r#"{"apiVersion": "bailiff.dev/v1alpha1", "kind": "Policy", "metadata": {"name": "wrong"},
+        "spec": {"targets": ["nowhere"], "rules": [{"name": "r", "effects": ["read"], "action": "Allow"}]}}"#;
+    lab.cluster.apply(wrong)?;
+    until(&agent, || {
+        Ok(agent.log().contains("policy-wrong.yaml") && agent.metric("bailiff_policies_refused")? == 1)
+    })?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    lab.cluster
+        .kubectl(&["delete", "policies.bailiff.dev", "wrong"])?;
+    until(&agent, || Ok(agent.metric("bailiff_policies_refused")? == 0))?;
+    agent.kill()?;
+
+    // It goes on from what it knew.
+    let agent = start_by_cluster(&lab, Some("127.0.0.1:1"), &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    agent.kill()?;
+
+    // What went meanwhile is gone when it starts.
+    lab.cluster
+        .kubectl(&["delete", "policies.bailiff.dev", "agents"])?;
+    let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    let denied = lab.kubectl("agent", &GET)?;
+    ensure!(
+        !denied.status.success() && text(&denied.stderr).contains("no rule allows"),
+        "{}",
+        text(&denied.stderr)
+    );
+    ensure!(agent.stop()?.success());
+    lab.cluster.kubectl(&["delete", "-f", crds])?;
     Ok(())
 }

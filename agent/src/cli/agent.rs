@@ -20,7 +20,7 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 pub(super) struct AgentArgs {
     /// The directory with Targets, Policies and, if there is one, inventory.yaml
     #[arg(long, value_name = "DIR")]
-    config: PathBuf,
+    config: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz here, on the host
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
@@ -53,7 +53,16 @@ pub(super) struct Place {
 impl AgentArgs {
     /// The configuration's directory, without symbolic links: who can move one on the way can't move what it led to.
     pub(super) fn config(&self) -> Result<PathBuf> {
-        std::fs::canonicalize(&self.config).with_context(|| format!("cannot find {}", self.config.display()))
+        let config = self
+            .config
+            .as_ref()
+            .context("give --config DIR, a directory with Targets and Policies; see examples/")?;
+        std::fs::canonicalize(config).with_context(|| format!("cannot find {}", config.display()))
+    }
+
+    /// Whether a directory was named.
+    pub(super) fn has_config(&self) -> bool {
+        self.config.is_some()
     }
 
     /// The record's directory, which is made if it isn't there; without symbolic links, too.

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bailiff_model::Mode;
@@ -14,10 +15,17 @@ use super::agent::{AgentArgs, CERTIFICATES, Place};
 use crate::app::Agent;
 use crate::proxy::Limits;
 use crate::world::cluster::pods::{ClusterPods, Namespaces};
+use crate::world::cluster::policies::ClusterPolicies;
 use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup};
 
 /// How often pods that came and went are looked for, in milliseconds.
 const LOOK: u16 = 200;
+
+/// Where below the state the cluster's Targets and Policies are.
+const POLICIES: &str = "policies";
+
+/// How long a start waits for them.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// Enforce policies on the pods of this node.
 ///
@@ -39,7 +47,8 @@ pub(crate) struct Args {
     /// Where its programs and maps are pinned: a directory of its own on a bpf file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/bailiff-node")]
     pins: PathBuf,
-    /// The pods are those that the API server has for this node. Without it they are those of inventory.yaml
+    /// The pods are those that the API server has for this node, and without --config Targets and Policies are its objects, too. Without this
+    /// the pods are those of inventory.yaml
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
     /// With --node: what policies do to pods
@@ -75,6 +84,16 @@ impl From<ModeArg> for Mode {
 }
 
 impl Args {
+    /// Who has the policies, where that is the cluster.
+    fn policies(&self) -> Result<Option<ClusterPolicies>> {
+        if self.node.is_none() || self.agent.has_config() {
+            return Ok(None);
+        }
+        let policies = ClusterPolicies::start(self.agent.cluster(), self.state_dir.join(POLICIES))?;
+        policies.wait(TOLD);
+        Ok(Some(policies))
+    }
+
     /// Who knows the pods.
     fn facts(&self, config: &Path) -> Result<Box<dyn PodFacts>> {
         let Some(node) = &self.node else {
@@ -108,7 +127,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .context("cannot take signals")?;
     let pods_cgroup = std::fs::canonicalize(&args.pods_cgroup)
         .with_context(|| format!("cannot find {}", args.pods_cgroup.display()))?;
-    let config = args.agent.config()?;
+    let policies = args.policies()?;
+    let config = match &policies {
+        Some(_) => args.state_dir.join(POLICIES),
+        None => args.agent.config()?,
+    };
     let record = args.agent.record()?;
     let mut pods = NodePods::new(&pods_cgroup, args.facts(&config)?)?;
     let limits = args.agent.limits();
@@ -128,5 +151,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     agent.shutdown(drain)?;
+    drop(policies);
     Ok(ExitCode::SUCCESS)
 }

@@ -1,9 +1,11 @@
 //! The cluster: how the agent itself speaks with its API server, and as whom.
 
 pub(crate) mod pods;
+pub(crate) mod policies;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Api, PostParams};
@@ -68,6 +70,21 @@ impl ClusterAccess {
             }
         };
         Ok(Client::try_from(config)?)
+    }
+}
+
+impl ClusterAccess {
+    /// A client, as soon as there is a credential for one: what is asked for meanwhile is named in the log.
+    async fn patient_client(&self, what: &str) -> Client {
+        let mut wait = Duration::from_secs(1);
+        loop {
+            match self.client().await {
+                Ok(client) => return client,
+                Err(error) => tracing::error!(%error, "{what} can't be followed; it is tried again"),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(30));
+        }
     }
 }
 

@@ -129,17 +129,7 @@ impl Drop for ClusterPods {
 
 /// Follows them for ever. What can't be had is asked for again, and told once a failure.
 async fn follow(access: &ClusterAccess, shared: &Shared) {
-    let mut wait = Duration::from_secs(1);
-    let client = loop {
-        match access.client().await {
-            Ok(client) => break client,
-            Err(error) => {
-                tracing::error!(%error, "the node's pods can't be followed; it is tried again");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(30));
-            }
-        }
-    };
+    let client = access.patient_client("the node's pods").await;
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.node));
     let mut watched = pin!(watcher(Api::<Pod>::all(client), of_node).default_backoff());
     // By uid. A list is gathered and then put in place of what was known.
