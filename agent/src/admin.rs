@@ -266,6 +266,15 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String
     if metrics.policies_refused.get() != 0 {
         text.push_str("[!]policies: the files are refused, and older ones are in force; the log says why\n");
     }
+    if metrics.cluster_away.get() != 0 {
+        text.push_str("[!]cluster: the API server can't be asked; the pods and policies that were known stay in force\n");
+    }
+    let unknown = metrics.unknown_pods();
+    if unknown != 0 {
+        text.push_str(&format!(
+            "[!]pods: {unknown} run here of which nobody says who they are; what they ask of targets is refused\n"
+        ));
+    }
     for line in catalogs.iter().take(WARNINGS) {
         text.push_str(&format!("[!]masks: {line}\n"));
     }
@@ -286,6 +295,7 @@ mod tests {
     use bailiff_model::{Effect, Protocol, SqlEffect};
 
     use super::*;
+    use crate::metrics::PodState;
 
     fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -368,6 +378,15 @@ mod tests {
         let warned = get("/readyz");
         assert!(
             warned.starts_with("HTTP/1.1 200") && warned.contains("[!]policies"),
+            "{warned}"
+        );
+        metrics.cluster_away.set(1);
+        metrics.pods(&[PodState::Enforced, PodState::Unknown, PodState::Unknown]);
+        let warned = get("/readyz");
+        assert!(
+            warned.starts_with("HTTP/1.1 200")
+                && warned.contains("[!]cluster")
+                && warned.contains("[!]pods: 2 run"),
             "{warned}"
         );
         seconds.store(3, Ordering::Relaxed);

@@ -24,7 +24,7 @@ use crate::certificates::Certificates;
 use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::identity::{ReviewThread, Reviews};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PodState};
 use crate::older::Older;
 use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
@@ -280,6 +280,7 @@ impl Agent {
             cgroup_path: spec.cgroup,
             netns: Arc::new(netns),
             container: spec.container,
+            containers: Arc::default(),
         });
         self.attribution.add(Arc::clone(&pod));
         let stop = CancellationToken::new();
@@ -305,7 +306,22 @@ impl Agent {
 
     /// Tells what is said of a pod now, such as its labels. Connections that are open go on as they were attributed.
     pub fn update_pod(&self, cgroup: CgroupId, info: &PodInfo) {
-        self.attribution.update(cgroup, &Arc::new(info.clone()));
+        let info = Arc::new(info.clone());
+        self.attribution
+            .update(cgroup, |pod| pod.info = Arc::clone(&info));
+    }
+
+    /// Tells a pod's containers, by their cgroups and those below: names, or ids where no name is known.
+    pub fn tell_containers(&self, cgroup: CgroupId, containers: HashMap<CgroupId, String>) {
+        let containers = Arc::new(containers);
+        self.attribution
+            .update(cgroup, |pod| pod.containers = Arc::clone(&containers));
+    }
+
+    /// Tells what becomes of the node's pods, and whether whoever knows them can be asked.
+    pub(crate) fn tell_pods(&self, states: &[PodState], is_current: bool) {
+        self.metrics.pods(states);
+        self.metrics.cluster_away.set(i64::from(!is_current));
     }
 
     /// Lets what the processes of a cgroup do go past the agent.

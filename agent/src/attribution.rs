@@ -22,6 +22,8 @@ pub struct PodEntry {
     pub netns: Arc<NetnsFd>,
     /// The container that its processes belong to, where there is only one.
     pub container: Option<String>,
+    /// Otherwise its containers, by their cgroups and those below: names, or ids where no name is known.
+    pub containers: Arc<HashMap<CgroupId, String>>,
 }
 
 /// The pods of this node, by their cgroups. Read by every connection, changed rarely.
@@ -62,15 +64,12 @@ impl Attribution {
         });
     }
 
-    /// Puts what is said of a pod now in place of what was. Connections that it has keep what they know of it.
-    pub fn update(&self, cgroup: CgroupId, info: &Arc<PodInfo>) {
+    /// Changes what is known of a pod. Connections that it has keep what they know of it.
+    pub fn update(&self, cgroup: CgroupId, change: impl Fn(&mut PodEntry)) {
         self.pods.rcu(|pods| {
             let mut pods = HashMap::clone(pods);
             if let Some(pod) = pods.get_mut(&cgroup) {
-                *pod = Arc::new(PodEntry {
-                    info: Arc::clone(info),
-                    ..PodEntry::clone(pod)
-                });
+                change(Arc::make_mut(pod));
             }
             pods
         });
@@ -107,7 +106,11 @@ impl Attribution {
             comm: origin.comm.clone(),
             executable: origin.executable.clone(),
             cgroup: origin.cgroup,
-            container: pod.container.clone(),
+            container: pod
+                .container
+                .as_ref()
+                .or_else(|| pod.containers.get(&origin.cgroup))
+                .cloned(),
         };
         let caller = Hop {
             kind: HopKind::Pod {

@@ -50,6 +50,9 @@ pub struct Metrics {
     pub certificates_expired: IntGauge,
     /// 1 while files that targets name can't be used, so that earlier ones are in force.
     pub tls_files_refused: IntGauge,
+    /// 1 while the API server can't be asked about this node's pods or policies, so that what was known before is in force.
+    pub cluster_away: IntGauge,
+    pods: IntGaugeVec,
     certificate_expiry: IntGaugeVec,
     certificate_states: IntGaugeVec,
     pods_ca: IntGaugeVec,
@@ -75,6 +78,41 @@ pub struct Metrics {
     requests: Vec<[IntCounter; 3]>,
     tokens: [IntCounter; 6],
     kernel: IntCounterVec,
+}
+
+/// What becomes of a pod that runs on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodState {
+    /// Policies decide what it does.
+    Enforced,
+    /// Policies report what they would decide.
+    Observed,
+    /// It goes past the agent.
+    Exempt,
+    /// It is known, and about to be enrolled: its connections to targets are refused meanwhile.
+    Waiting,
+    /// Nobody says who it is: its connections to targets are refused.
+    Unknown,
+}
+
+impl PodState {
+    const ALL: [Self; 5] = [
+        Self::Enforced,
+        Self::Observed,
+        Self::Exempt,
+        Self::Waiting,
+        Self::Unknown,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Observed => "observed",
+            Self::Exempt => "exempt",
+            Self::Waiting => "waiting",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// How the signing of a certificate can be doing.
@@ -158,6 +196,14 @@ impl Metrics {
             &["target", "role"],
         )?;
         registry.register(Box::new(certificate_expiry.clone()))?;
+        let pods = IntGaugeVec::new(
+            Opts::new(
+                "bailiff_pods",
+                "Pods that run on this node, by what becomes of them; waiting and unknown ones reach no target.",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(pods.clone()))?;
         let certificate_states = IntGaugeVec::new(
             Opts::new(
                 "bailiff_serving_certificate_state",
@@ -231,6 +277,11 @@ impl Metrics {
                 "bailiff_tls_files_refused",
                 "1 while files that targets name can't be used, so that earlier ones are in force.",
             )?,
+            cluster_away: gauge(
+                "bailiff_cluster_away",
+                "1 while the API server can't be asked about this node's pods, so that what was known before is in force.",
+            )?,
+            pods,
             certificate_expiry,
             certificate_states,
             pods_ca,
@@ -326,6 +377,22 @@ impl Metrics {
         if let Some(at) = crate::proxy::tls::expiry(shown) {
             self.certificate_expires(target, "target", at);
         }
+    }
+
+    /// Notes what becomes of the pods that run on this node.
+    pub fn pods(&self, states: &[PodState]) {
+        for state in PodState::ALL {
+            let count = states.iter().filter(|other| **other == state).count();
+            self.pods
+                .with_label_values(&[state.as_str()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// How many pods run on this node that reach no target, since nobody says who they are.
+    #[must_use]
+    pub fn unknown_pods(&self) -> i64 {
+        self.pods.with_label_values(&[PodState::Unknown.as_str()]).get()
     }
 
     /// Notes how the signing of a target's certificate is doing. States are words of the program.

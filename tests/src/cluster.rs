@@ -212,6 +212,23 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Puts the CRDs of `deploy/crds` there and waits until they are served. Returns what kubectl had to warn of.
+    pub fn install_crds(&self) -> Result<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+        let mut apply = self.kubectl_command(&["apply", "--validate=strict", "-f"])?;
+        let applied = apply.arg(folder).output()?;
+        let warned = String::from_utf8_lossy(&applied.stderr).into_owned();
+        ensure!(applied.status.success(), "{warned}");
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd/targets.bailiff.dev",
+            "crd/policies.bailiff.dev",
+        ])?;
+        Ok(warned)
+    }
+
     /// Makes a namespace, and waits until it has its service account and the CA's certificate.
     pub fn namespace(&self, name: &str) -> Result<()> {
         self.kubectl(&["create", "namespace", name])?;

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::running::metric_of;
-use crate::{Cluster, Enforced, api, bailiff};
+use crate::{Cluster, Enforced, api, bailiff, check, harness_program};
 
 /// The agent's port on the node's address.
 const ADMIN: u16 = 9464;
@@ -221,11 +221,17 @@ impl NodeLab {
 
     /// The same with no Targets and Policies but the cluster's.
     pub fn start_without_config(&self, options: &[&str]) -> Result<NodeAgent> {
+        self.start_in(&self.cluster.node_cgroup()?, options)
+    }
+
+    /// The same in a cgroup among the pods' own, as an agent that is a pod.
+    pub fn start_among_pods(&self, options: &[&str]) -> Result<NodeAgent> {
+        self.start_in(&self.cluster.node_cgroup()?.join("kubepods"), options)
+    }
+
+    fn start_in(&self, folder: &Path, options: &[&str]) -> Result<NodeAgent> {
         let log = self.keys.path().join("agent.log");
-        let cgroup = self
-            .cluster
-            .node_cgroup()?
-            .join(format!("agent-{}", std::process::id()));
+        let cgroup = folder.join(format!("agent-{}", std::process::id()));
         std::fs::create_dir_all(&cgroup)?;
         let said = std::fs::File::create(&log)?;
         let admin = format!("{}:{ADMIN}", self.cluster.node_address()?);
@@ -357,6 +363,25 @@ impl Drop for NodeAgent {
 }
 
 impl Cluster {
+    /// Makes an image of a static program as `cargo xtask image` does, and puts it on the node.
+    pub fn image_of(&self, program: &Path, tag: &str) -> Result<()> {
+        let archive = self.folder().join("made.tar");
+        check(
+            Command::new(harness_program("xtask")?)
+                .args(["image", "--tag", tag, "--binary"])
+                .arg(program)
+                .arg("--output")
+                .arg(&archive),
+        )?;
+        check(
+            Command::new("nsenter")
+                .arg(format!("--mount=/proc/{}/ns/mnt", self.node_process()?))
+                .args(["ctr", "-n", "k8s.io", "images", "import"])
+                .arg(&archive),
+        )?;
+        Ok(())
+    }
+
     /// The process that holds the node's namespaces.
     pub fn node_process(&self) -> Result<u64> {
         self.about("nodeProcess")?.as_u64().context("no node")

@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{Cluster, check};
+use bailiff_tests::Cluster;
 use serde_json::{Value, json};
 
 /// Every field of both kinds.
@@ -217,22 +217,9 @@ fn with_crds() -> Result<Option<&'static Cluster>> {
     let Some(cluster) = Cluster::shared()? else {
         return Ok(None);
     };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
-    let mut apply = cluster.kubectl_command(&["apply", "--validate=strict", "-f"])?;
-    let output = check(apply.arg(folder))?;
+    let warned = cluster.install_crds()?;
     // The server warns of what it doesn't understand.
-    ensure!(
-        output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    cluster.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd/targets.bailiff.dev",
-        "crd/policies.bailiff.dev",
-    ])?;
+    ensure!(warned.is_empty(), "{warned}");
     // What is explained is published a while later.
     let until = Instant::now() + Duration::from_secs(60);
     for kind in ["target", "policy"] {

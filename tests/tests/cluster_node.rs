@@ -52,6 +52,26 @@ fn a_deployment_runs_is_reached_by_its_service_and_can_be_entered() -> Result<()
         );
     }
 
+    // An image that no container engine made. The program is another one that is static, and goes by any name.
+    cluster.image_of(&cluster.programs()?.join("helm"), "bailiff.test/made:1")?;
+    cluster.kubectl(&[
+        "run",
+        "made",
+        "--image=bailiff.test/made:1",
+        "--image-pull-policy=Never",
+        "--restart=Never",
+        "--",
+        "version",
+    ])?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=jsonpath={.status.phase}=Succeeded",
+        "--timeout=60s",
+        "pod/made",
+    ])?;
+    let said = cluster.kubectl(&["logs", "made"])?;
+    ensure!(said.contains("Version:\"v3."), "{said}");
+
     // Inside: the service leads to one of the two, and the API server takes the pod's own token by its own address.
     let name = *names.first().context("no pod")?;
     let inside = |script: &str| cluster.kubectl(&["exec", name, "--", "sh", "-c", script]);

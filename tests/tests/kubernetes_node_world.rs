@@ -58,13 +58,22 @@ fn start(lab: &NodeLab, server: Option<&str>, options: &[&str]) -> Result<NodeAg
 
 /// The same with the cluster's Targets and Policies.
 fn start_by_cluster(lab: &NodeLab, server: Option<&str>, options: &[&str]) -> Result<NodeAgent> {
+    with_cluster(lab, server, options, NodeLab::start_without_config)
+}
+
+fn with_cluster(
+    lab: &NodeLab,
+    server: Option<&str>,
+    options: &[&str],
+    start: impl FnOnce(&NodeLab, &[&str]) -> Result<NodeAgent>,
+) -> Result<NodeAgent> {
     let kubeconfig = lab.credential(server)?;
     let kubeconfig = kubeconfig.to_str().context("a path that isn't UTF-8")?;
     let state = lab.path("state");
     let state = state.to_str().context("a path that isn't UTF-8")?;
     let node = lab.cluster.node().context("no node")?;
     let all = ["--kubeconfig", kubeconfig, "--node", node, "--state-dir", state];
-    lab.start_without_config(&[&all, options].concat())
+    start(lab, &[&all, options].concat())
 }
 
 fn masked(output: &Output) -> Result<()> {
@@ -93,6 +102,16 @@ fn at<'a>(event: &'a Value, place: &str) -> &'a str {
     event.pointer(place).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// What is asked again until it is so, for policies take a second or two.
+fn until(agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !is_so()? {
+        ensure!(std::time::Instant::now() < end, "{}", agent.log());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Ok(())
+}
+
 #[test]
 fn pods_are_enforced_on_from_their_first_instruction_by_what_the_api_server_says_of_them() -> Result<()> {
     let Some(lab) = lab("world-enforced")? else {
@@ -117,13 +136,16 @@ fn pods_are_enforced_on_from_their_first_instruction_by_what_the_api_server_says
     );
     lab.cluster
         .kubectl(&["label", "pod", "-n", &lab.namespace, "early", "team=ops"])?;
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !lab.kubectl("early", &create)?.status.success() {
-        ensure!(std::time::Instant::now() < until, "{}", agent.log());
-    }
+    until(&agent, || Ok(lab.kubectl("early", &create)?.status.success()))?;
 
-    // One that uses the node's network is told by its cgroup.
-    let host = lab.begin_pod_with("host", &["sleep", "100000"], &json!({"hostNetwork": true}))?;
+    // One that uses the node's network is told by its cgroup, and its init container from the other.
+    let asks = "until /programs/kubectl get configmaps; do :; done";
+    let programs = json!([{"name": "programs", "mountPath": "/programs", "readOnly": true}]);
+    let more = json!({"hostNetwork": true, "initContainers": [{
+        "name": "prepare", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never",
+        "command": ["sh", "-c", asks], "volumeMounts": programs,
+    }]});
+    let host = lab.begin_pod_with("host", &["sleep", "100000"], &more)?;
     lab.ready("host")?;
     lab.until_enrolled(&agent, "host")?;
     masked(&lab.kubectl("host", &GET)?)?;
@@ -133,13 +155,40 @@ fn pods_are_enforced_on_from_their_first_instruction_by_what_the_api_server_says
         "{}",
         text(&denied.stderr)
     );
-    // Processes of the node itself aren't pods'.
-    let nodes = lab.cluster.kubectl(&["get", "nodes", "-o", "name"])?;
-    ensure!(nodes.contains("node/"), "{nodes}");
-
     let log = agent.log();
     ensure!(agent.stop()?.success(), "{log}");
     let events = lab.audited()?;
+    // By its name once kubelet has told that, by its id before.
+    let containers = |pod: &str| -> Result<Vec<String>> {
+        let name = format!("world-enforced/{pod}");
+        let of_pod = events
+            .iter()
+            .filter(|event| at(event, "/annotations/bailiff.dev~1pod") == name);
+        let mut all = Vec::new();
+        for event in of_pod {
+            let chain: Value = serde_json::from_str(at(event, "/annotations/bailiff.dev~1chain"))?;
+            all.push(at(&chain, "/0/kind/pod/process/container").to_owned());
+        }
+        Ok(all)
+    };
+    let early = containers("early")?;
+    let is_id = |name: &String| name.len() == 64;
+    ensure!(
+        early.last().is_some_and(|name| name == "main")
+            && early.iter().all(|name| name == "main" || is_id(name)),
+        "{early:?}"
+    );
+    let all = containers("host")?;
+    let before = all.iter().position(|name| name == "main").context("no main")?;
+    ensure!(
+        before > 0
+            && all
+                .iter()
+                .take(before)
+                .all(|name| name == "prepare" || is_id(name))
+            && all.iter().skip(before).all(|name| name == "main" || is_id(name)),
+        "{all:?}"
+    );
     for (pod, uid) in [("early", &uid), ("host", &host)] {
         let name = format!("world-enforced/{pod}");
         let of_pod: Vec<_> = events
@@ -219,6 +268,15 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     let agent = start(&lab, Some(away), &["--mode", "enforce"])?;
     // Nobody knows who that is.
     refused(&lab.kubectl("agent", &GET)?)?;
+    until(&agent, || {
+        let ready = agent.get("/readyz")?;
+        Ok(ready.contains("[!]cluster: ") && ready.contains("[!]pods: "))
+    })?;
+    ensure!(
+        agent.metric("bailiff_pods{state=\"unknown\"}")? >= 1,
+        "{}",
+        agent.metrics()?
+    );
     ensure!(agent.log().contains("can't be followed"), "{}", agent.log());
     agent.kill()?;
 
@@ -226,11 +284,9 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     lab.until_enrolled(&agent, "agent")?;
     masked(&lab.kubectl("agent", &GET)?)?;
     let kept = lab.path("state").join("pods.json");
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("world-away")) {
-        ensure!(std::time::Instant::now() < until, "{}", agent.log());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    until(&agent, || {
+        Ok(std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("world-away")))
+    })?;
     agent.kill()?;
 
     let agent = start(&lab, Some(away), &["--mode", "enforce"])?;
@@ -251,17 +307,15 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     let agent = start(&lab, None, &["--mode", "enforce"])?;
     lab.until_enrolled(&agent, "late")?;
     masked(&lab.kubectl("late", &GET)?)?;
+    until(&agent, || {
+        Ok(agent.metric("bailiff_pods{state=\"enforced\"}")? >= 2)
+    })?;
+    let ready = agent.get("/readyz")?;
+    ensure!(
+        !ready.contains("[!]cluster") && !ready.contains("[!]pods"),
+        "{ready}"
+    );
     ensure!(agent.stop()?.success());
-    Ok(())
-}
-
-/// What is asked again until it is so, for policies take a second or two.
-fn until(agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !is_so()? {
-        ensure!(std::time::Instant::now() < end, "{}", agent.log());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
     Ok(())
 }
 
@@ -270,16 +324,7 @@ fn targets_and_policies_are_objects_of_the_cluster() -> Result<()> {
     let Some(lab) = lab("world-policies")? else {
         return Ok(());
     };
-    let crds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
-    let crds = crds.to_str().context("a path that isn't UTF-8")?;
-    lab.cluster.kubectl(&["apply", "--server-side", "-f", crds])?;
-    lab.cluster.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd/targets.bailiff.dev",
-        "crd/policies.bailiff.dev",
-    ])?;
+    lab.cluster.install_crds()?;
     lab.pod("agent", None)?;
     // Nothing is protected yet.
     let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
@@ -324,6 +369,33 @@ fn targets_and_policies_are_objects_of_the_cluster() -> Result<()> {
         text(&denied.stderr)
     );
     ensure!(agent.stop()?.success());
-    lab.cluster.kubectl(&["delete", "-f", crds])?;
+    Ok(())
+}
+
+#[test]
+fn an_agent_among_the_pods_isnt_held_by_itself() -> Result<()> {
+    let Some(lab) = lab("world-among")? else {
+        return Ok(());
+    };
+    lab.pod("agent", None)?;
+    let config = lab
+        .enforced
+        .config()
+        .to_str()
+        .context("a path that isn't UTF-8")?;
+    let options = ["--config", config, "--mode", "enforce"];
+    let agent = with_cluster(&lab, None, &options, NodeLab::start_among_pods)?;
+    // What the API server says of pods, it had to ask the very target that it protects.
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    let ready = agent.get("/readyz")?;
+    ensure!(!ready.contains("[!]cluster"), "{ready}");
+    // The next one takes over from it.
+    agent.kill()?;
+    refused(&lab.kubectl("agent", &GET)?)?;
+    let agent = with_cluster(&lab, None, &options, NodeLab::start_among_pods)?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    ensure!(agent.stop()?.success());
     Ok(())
 }

@@ -80,12 +80,19 @@ impl Toolchain {
         ]);
         cargo.args(["--profile", profile]);
         // As aya's own build helper: the host's architecture names registers, BTF describes maps and functions.
-        let flags = [
+        let mut flags = vec![
             format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
             "-Cdebuginfo=2".to_owned(),
             "-Clinker=bpf-linker".to_owned(),
             "-Clink-arg=--btf".to_owned(),
         ];
+        // The object names its sources, and goes into what is installed elsewhere.
+        let renamed = shell::renamed();
+        flags.extend(
+            renamed
+                .iter()
+                .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())),
+        );
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cargo.env("PATH", path_with_cargo_bin()?);
         println!("with {self}, profile {profile}");

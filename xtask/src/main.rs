@@ -1,4 +1,4 @@
-//! Setup, build, test, demo, bench, corpus, cluster, crds and lint: `cargo xtask --help`.
+//! Setup, build, image, test, demo, bench, corpus, cluster, crds and lint: `cargo xtask --help`.
 
 use std::process::ExitCode;
 
@@ -11,6 +11,7 @@ mod corpus;
 mod crds;
 mod demo;
 mod ebpf;
+mod image;
 mod lab;
 mod lint;
 mod packages;
@@ -35,6 +36,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Image(image::Args),
     Test(test::Args),
     Lint(lint::Args),
     Demo(demo::Args),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -8,6 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+/// Folders of this machine, and what programs call them that are used elsewhere.
+pub(crate) fn renamed() -> Vec<(PathBuf, &'static str)> {
+    let cargo = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));
+    let mut renamed = vec![(root(), "/bailiff")];
+    renamed.extend(cargo.map(|cargo| (cargo, "/cargo")));
+    renamed
+}
+
 /// Runs a command with its output on the terminal, after printing it.
 ///
 /// # Errors

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bailiff_model::Mode;
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -17,9 +16,6 @@ use crate::proxy::Limits;
 use crate::world::cluster::pods::{ClusterPods, Namespaces};
 use crate::world::cluster::policies::ClusterPolicies;
 use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup};
-
-/// How often pods that came and went are looked for, in milliseconds.
-const LOOK: u16 = 200;
 
 /// Where below the state the cluster's Targets and Policies are.
 const POLICIES: &str = "policies";
@@ -143,11 +139,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let agent = Agent::start(args.agent.options(place, &config, &record, limits))?;
     agent.wait_for_certificates(CERTIFICATES);
-    while ended.read_signal()?.is_none() {
+    loop {
         pods.follow(&agent);
-        match poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], LOOK) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
+        if pods.wait(ended.as_fd())? && ended.read_signal()?.is_some() {
+            break;
         }
     }
     agent.shutdown(drain)?;

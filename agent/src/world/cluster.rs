@@ -5,12 +5,14 @@ pub(crate) mod policies;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio_util::sync::CancellationToken;
 
 /// What a bound token's user has: the node that its pod runs on.
 /// Source: `k8s.io/apiserver/pkg/authentication/serviceaccount`, `NodeNameKey`.
@@ -84,6 +86,40 @@ impl ClusterAccess {
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(30));
+        }
+    }
+}
+
+/// A thread that follows something of the cluster. Dropping it ends the thread.
+#[derive(Debug)]
+struct Following {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Following {
+    /// Starts it under a name of at most 15 bytes.
+    fn start<F: Future>(name: &str, follow: impl FnOnce() -> F + Send + 'static) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            runtime.block_on(stopped.run_until_cancelled(follow()));
+        })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

@@ -1,18 +1,25 @@
 //! The pods of this node: what runs, by the cgroups that kubelet made, and who it is, by the API server or an inventory.
 
 mod cgroups;
+mod changes;
 mod listed;
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
 use bailiff_kernel::{cgroup, veth};
-use bailiff_model::{CgroupId, NetnsCookie};
+use bailiff_model::{CgroupId, Mode, NetnsCookie};
 
 use crate::app::{Agent, PodSpec};
+use crate::metrics::PodState;
 use cgroups::Found;
+pub(crate) use cgroups::is_container_id;
+use changes::Changes;
 pub(crate) use listed::{ListedPod, PodFacts, PodsOfFile};
 
 /// The node's pods, as the agent was told of them so far.
@@ -23,16 +30,24 @@ pub(crate) struct NodePods {
     /// The node's own namespace: a process that is only about to enter its pod's is still in it.
     own: NetnsCookie,
     known: HashMap<CgroupId, Known>,
-    looks: u32,
+    changes: Changes,
+    /// When the namespaces of pods that are known were looked at.
+    checked: Instant,
+    /// Whether they are looked at now.
+    checks: bool,
+    /// Pods that are about to be enrolled, and how often that was tried.
+    waiting: HashMap<CgroupId, u32>,
 }
 
-/// How many looks pass between two at the namespaces of pods that are known: kubelet may make a pod's anew.
-const LOOKS: u32 = 10;
+/// How long passes between two looks at the namespaces of pods that are known: kubelet may make a pod's anew.
+const CHECKED: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 struct Known {
-    pod: ListedPod,
+    pod: Arc<ListedPod>,
     netns: Option<NetnsCookie>,
+    /// Its containers, as the agent was told.
+    containers: HashMap<CgroupId, String>,
 }
 
 impl NodePods {
@@ -43,7 +58,10 @@ impl NodePods {
             facts,
             own: own_netns()?.cookie(),
             known: HashMap::new(),
-            looks: 0,
+            changes: Changes::new(),
+            checked: Instant::now(),
+            checks: false,
+            waiting: HashMap::new(),
         })
     }
 
@@ -51,8 +69,11 @@ impl NodePods {
     /// then a pod's connections to targets are refused.
     pub(crate) fn follow(&mut self, agent: &Agent) {
         self.facts.refresh();
-        self.looks = self.looks.wrapping_add(1);
-        let found = cgroups::pods(&self.root);
+        self.checks = self.checked.elapsed() >= CHECKED;
+        if self.checks {
+            self.checked = Instant::now();
+        }
+        let found = self.look();
         let gone: Vec<CgroupId> = self
             .known
             .iter()
@@ -69,6 +90,8 @@ impl NodePods {
                 tracing::warn!("a pod that has gone is still enrolled: {error:#}");
             }
         }
+        let mut states = Vec::with_capacity(found.len());
+        let mut waiting = HashMap::new();
         for pod in found {
             if let Err(error) = self.meet(agent, &pod) {
                 tracing::warn!(
@@ -76,7 +99,16 @@ impl NodePods {
                     "a pod's connections to targets are refused: {error:#}"
                 );
             }
+            self.tell_containers(agent, &pod);
+            let state = self.state(&pod);
+            if state == PodState::Waiting {
+                let tried = self.waiting.get(&pod.id).copied().unwrap_or_default();
+                waiting.insert(pod.id, tried.saturating_add(1));
+            }
+            states.push(state);
         }
+        self.waiting = waiting;
+        agent.tell_pods(&states, self.facts.is_current());
     }
 
     /// Whether a cgroup's pod is still the one that the agent was told of. What else is said of it may have changed.
@@ -88,6 +120,58 @@ impl NodePods {
         })
     }
 
+    /// Waits until something may have changed. True where `end` became readable instead.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked.
+    pub(crate) fn wait(&self, end: BorrowedFd<'_>) -> Result<bool> {
+        Ok(self
+            .changes
+            .wait(end, self.facts.news(), self.waiting.values().copied().min())?)
+    }
+
+    /// The pods that run, of whose changes the kernel was asked to tell before they were looked at.
+    fn look(&mut self) -> Vec<Found> {
+        let mut below = cgroups::pods(&self.root);
+        loop {
+            let running = below.pods.iter().map(|pod| pod.path.as_path());
+            let all: Vec<&Path> = running.chain(below.empty.iter().map(PathBuf::as_path)).collect();
+            if !self.changes.follow(&below.folders, &all) {
+                return below.pods;
+            }
+            below = cgroups::pods(&self.root);
+        }
+    }
+
+    /// Tells which container each cgroup of a pod is: by its name where that is known, which takes kubelet a second, and by its id before.
+    fn tell_containers(&mut self, agent: &Agent, found: &Found) {
+        let Some(known) = self.known.get_mut(&found.id) else {
+            return;
+        };
+        if known.pod.exempt {
+            return;
+        }
+        let names = &known.pod.containers;
+        let containers: HashMap<CgroupId, String> = cgroups::containers(&found.path)
+            .into_iter()
+            .map(|(cgroup, id)| (cgroup, names.get(&id).cloned().unwrap_or(id)))
+            .collect();
+        if containers != known.containers {
+            agent.tell_containers(found.id, containers.clone());
+            known.containers = containers;
+        }
+    }
+
+    fn state(&self, found: &Found) -> PodState {
+        match self.known.get(&found.id) {
+            Some(known) if known.pod.exempt => PodState::Exempt,
+            Some(known) if known.pod.info.mode == Mode::Observe => PodState::Observed,
+            Some(_) => PodState::Enforced,
+            None if self.facts.pod(&found.uid).is_some() => PodState::Waiting,
+            None => PodState::Unknown,
+        }
+    }
+
     fn meet(&mut self, agent: &Agent, found: &Found) -> Result<()> {
         let Some(pod) = self.facts.pod(&found.uid) else {
             return Ok(());
@@ -97,16 +181,23 @@ impl NodePods {
             && known.pod != pod
         {
             agent.update_pod(found.id, &pod.info);
-            known.pod = pod.clone();
+            known.pod = Arc::clone(&pod);
         }
         if pod.exempt {
             if before.is_none() {
                 agent.exempt(found.id)?;
-                self.known.insert(found.id, Known { pod, netns: None });
+                self.known.insert(
+                    found.id,
+                    Known {
+                        pod,
+                        netns: None,
+                        containers: HashMap::new(),
+                    },
+                );
             }
             return Ok(());
         }
-        if before.is_some() && !self.looks.is_multiple_of(LOOKS) {
+        if before.is_some() && !self.checks {
             return Ok(());
         }
         let netns = if pod.host_network {
@@ -146,7 +237,14 @@ impl NodePods {
             host_links,
         })?;
         let netns = Some(cookie);
-        self.known.insert(found.id, Known { pod, netns });
+        self.known.insert(
+            found.id,
+            Known {
+                pod,
+                netns,
+                containers: HashMap::new(),
+            },
+        );
         Ok(())
     }
 }

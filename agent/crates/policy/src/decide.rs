@@ -478,25 +478,23 @@ impl ChainPolicy {
 
     /// Whether every hop has a rule that allows a masked column to be used so.
     fn permits(&self, asked: &Asked<'_>) -> bool {
-        self.hops.iter().enumerate().all(|(hop, policies)| {
-            self.is_watched(hop)
-                || policies
-                    .iter()
-                    .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
-                    .flat_map(|(policy, _)| &policy.rules)
-                    .any(|rule| rule.permits(asked))
-        })
+        self.every_hop_has(|rule| rule.permits(asked))
     }
 
     /// Whether every hop has a rule that lets code run which may read masked columns unseen.
     fn runs_unseen(&self) -> bool {
+        self.every_hop_has(|rule| rule.masked.contains(&mask::MaskedUse::Function))
+    }
+
+    /// Whether every hop that isn't only observed surely has such a rule.
+    fn every_hop_has(&self, is_one: impl Fn(&Rule) -> bool) -> bool {
         self.hops.iter().enumerate().all(|(hop, policies)| {
             self.is_watched(hop)
                 || policies
                     .iter()
                     .filter(|(policy, about)| policy.mode == Mode::Enforce && *about == About::Hop)
                     .flat_map(|(policy, _)| &policy.rules)
-                    .any(|rule| rule.masked.contains(&mask::MaskedUse::Function))
+                    .any(&is_one)
         })
     }
 

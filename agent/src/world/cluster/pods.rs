@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -19,17 +18,17 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
-use super::ClusterAccess;
+use super::{ClusterAccess, Following};
 use crate::world::node::{ListedPod, PodFacts};
 
 /// How long changes are gathered before they are written to the disk.
 const GATHERED: Duration = Duration::from_secs(1);
 
 /// Pods by the uid in their cgroup's name.
-type Pods = HashMap<String, ListedPod>;
+type Pods = HashMap<String, Arc<ListedPod>>;
 
 /// What becomes of the pods of which namespace.
 #[derive(Debug, Clone, Default)]
@@ -56,8 +55,7 @@ impl Namespaces {
 #[derive(Debug)]
 pub(crate) struct ClusterPods {
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    _following: Following,
 }
 
 #[derive(Debug)]
@@ -66,8 +64,10 @@ struct Shared {
     namespaces: Namespaces,
     file: PathBuf,
     pods: ArcSwap<Pods>,
-    /// Whether the API server has told them all since the start.
-    listed: AtomicBool,
+    /// Written when they have changed.
+    news: EventFd,
+    /// Whether the API server has told them all, and can be asked.
+    is_current: AtomicBool,
 }
 
 impl ClusterPods {
@@ -90,22 +90,14 @@ impl ClusterPods {
             namespaces,
             file,
             pods: ArcSwap::new(Arc::new(known)),
-            listed: AtomicBool::new(false),
+            news: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            is_current: AtomicBool::new(false),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (follows, stop) = (Arc::clone(&shared), CancellationToken::new());
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("cluster".to_owned())
-            .spawn(move || {
-                runtime.block_on(stopped.run_until_cancelled(follow(&access, &follows)));
-            })?;
+        let follows = Arc::clone(&shared);
+        let following = Following::start("cluster", move || async move { follow(&access, &follows).await })?;
         Ok(Self {
             shared,
-            stop,
-            thread: Some(thread),
+            _following: following,
         })
     }
 }
@@ -113,17 +105,16 @@ impl ClusterPods {
 impl PodFacts for ClusterPods {
     fn refresh(&mut self) {}
 
-    fn pod(&self, uid: &str) -> Option<ListedPod> {
-        self.shared.pods.load().get(uid).cloned()
+    fn pod(&self, uid: &str) -> Option<Arc<ListedPod>> {
+        self.shared.pods.load().get(uid).map(Arc::clone)
     }
-}
 
-impl Drop for ClusterPods {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    fn news(&self) -> Option<&EventFd> {
+        Some(&self.shared.news)
+    }
+
+    fn is_current(&self) -> bool {
+        self.shared.is_current.load(Ordering::Acquire)
     }
 }
 
@@ -132,8 +123,9 @@ async fn follow(access: &ClusterAccess, shared: &Shared) {
     let client = access.patient_client("the node's pods").await;
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.node));
     let mut watched = pin!(watcher(Api::<Pod>::all(client), of_node).default_backoff());
-    // By uid. A list is gathered and then put in place of what was known.
+    // By uid. A list is gathered first and then put in place of what was known.
     let mut pods: BTreeMap<String, kept::Kept> = BTreeMap::new();
+    let mut list = BTreeMap::new();
     let mut write_at: Option<Instant> = None;
     let mut is_away = false;
     loop {
@@ -154,27 +146,26 @@ async fn follow(access: &ClusterAccess, shared: &Shared) {
                 continue;
             }
         };
-        let is_listing = !shared.listed.load(Ordering::Acquire);
         match event {
             None => return,
             Some(Ok(Event::Init)) => {
-                pods.clear();
+                list.clear();
                 continue;
             }
             Some(Ok(Event::InitApply(pod))) => {
-                keep(&mut pods, &pod, &shared.node);
+                keep(&mut list, &pod, &shared.node);
                 continue;
             }
             Some(Ok(Event::InitDone)) => {
-                if is_listing {
-                    tracing::info!(node = shared.node, pods = pods.len(), "the node's pods are known");
-                }
+                pods = std::mem::take(&mut list);
+                tracing::info!(node = shared.node, pods = pods.len(), "the node's pods are known");
             }
             Some(Ok(Event::Apply(pod))) => keep(&mut pods, &pod, &shared.node),
             Some(Ok(Event::Delete(pod))) => {
                 pods.remove(pod.metadata.uid.as_deref().unwrap_or_default());
             }
             Some(Err(error)) => {
+                shared.is_current.store(false, Ordering::Release);
                 if !std::mem::replace(&mut is_away, true) {
                     let error = super::watch_told(&error);
                     tracing::error!(
@@ -189,7 +180,9 @@ async fn follow(access: &ClusterAccess, shared: &Shared) {
             tracing::info!("the node's pods are followed again");
         }
         shared.pods.store(Arc::new(by_key(&pods, &shared.namespaces)));
-        shared.listed.store(true, Ordering::Release);
+        shared.is_current.store(true, Ordering::Release);
+        // Full: it was told, and hasn't looked yet.
+        let _ = shared.news.write(1);
         write_at = write_at.or_else(|| Some(Instant::now() + GATHERED));
     }
 }
@@ -204,7 +197,10 @@ fn keep(pods: &mut BTreeMap<String, kept::Kept>, pod: &Pod, node: &str) {
 fn by_key(pods: &BTreeMap<String, kept::Kept>, namespaces: &Namespaces) -> Pods {
     let (mut all, mut claimed) = (Pods::new(), HashSet::new());
     for pod in pods.values() {
-        if all.insert(pod.key.clone(), pod.listed(namespaces)).is_some() {
+        if all
+            .insert(pod.key.clone(), Arc::new(pod.listed(namespaces)))
+            .is_some()
+        {
             claimed.insert(pod.key.as_str());
         }
     }
@@ -224,6 +220,7 @@ impl kept::Kept {
                 mode: namespaces.mode(&self.namespace),
             },
             container: None,
+            containers: self.containers.clone(),
             exempt: namespaces.exempt.contains(&self.namespace),
             host_network: self.host_network,
         }

@@ -9,7 +9,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -19,9 +18,8 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use super::ClusterAccess;
+use super::{ClusterAccess, Following};
 
 /// The kinds, as the resources are called.
 const KINDS: [(&str, &str); 2] = [("Target", "targets"), ("Policy", "policies")];
@@ -36,8 +34,7 @@ const ABOUT: (&str, &str) = (
 #[derive(Debug)]
 pub(crate) struct ClusterPolicies {
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    _following: Following,
 }
 
 #[derive(Debug)]
@@ -66,24 +63,15 @@ impl ClusterPolicies {
             listed: Mutex::default(),
             all: Condvar::new(),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (follows, stop) = (Arc::clone(&shared), CancellationToken::new());
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("policies".to_owned())
-            .spawn(move || {
-                runtime.block_on(stopped.run_until_cancelled(async {
-                    let client = access.patient_client("the cluster's policies").await;
-                    let [targets, policies] = KINDS.map(|kind| follow(client.clone(), kind, &follows));
-                    tokio::join!(targets, policies);
-                }));
-            })?;
+        let follows = Arc::clone(&shared);
+        let following = Following::start("policies", move || async move {
+            let client = access.patient_client("the cluster's policies").await;
+            let [targets, policies] = KINDS.map(|kind| follow(client.clone(), kind, &follows));
+            tokio::join!(targets, policies)
+        })?;
         Ok(Self {
             shared,
-            stop,
-            thread: Some(thread),
+            _following: following,
         })
     }
 
@@ -98,15 +86,6 @@ impl ClusterPolicies {
             tracing::warn!(
                 "the API server hasn't told the Targets and Policies; those that are known are in force"
             );
-        }
-    }
-}
-
-impl Drop for ClusterPolicies {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Pods by their cgroups.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,14 +22,26 @@ pub(super) struct Found {
     pub(super) path: PathBuf,
 }
 
-/// The pods that run below a cgroup.
-pub(super) fn pods(root: &Path) -> Vec<Found> {
-    let mut found = Vec::new();
+/// What lies below a cgroup.
+#[derive(Debug, Default)]
+pub(super) struct Below {
+    /// The pods that run.
+    pub(super) pods: Vec<Found>,
+    /// Pods' cgroups without a process: theirs comes yet, or has ended.
+    pub(super) empty: Vec<PathBuf>,
+    /// Cgroups in which pods' cgroups are made.
+    pub(super) folders: Vec<PathBuf>,
+}
+
+/// The pods below a cgroup.
+pub(super) fn pods(root: &Path) -> Below {
+    let mut found = Below::default();
     look(root, LEVELS, &mut found);
     found
 }
 
-fn look(folder: &Path, levels: usize, found: &mut Vec<Found>) {
+fn look(folder: &Path, levels: usize, found: &mut Below) {
+    found.folders.push(folder.to_owned());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
@@ -39,10 +52,10 @@ fn look(folder: &Path, levels: usize, found: &mut Vec<Found>) {
             // Kubelet may leave the cgroup of a pod that has ended.
             Some(uid) if is_populated(&path) => {
                 if let Ok(id) = cgroup::id(&path) {
-                    found.push(Found { uid, id, path });
+                    found.pods.push(Found { uid, id, path });
                 }
             }
-            Some(_) => {}
+            Some(_) => found.empty.push(path),
             None if levels > 1 => look(&path, levels - 1, found),
             None => {}
         }
@@ -58,6 +71,55 @@ fn uid(name: &str) -> Option<String> {
     };
     let is_one = uid.len() >= 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     is_one.then_some(uid)
+}
+
+/// How many cgroups of one pod are told apart. A container may make as many as it likes below its own.
+const MOST_CGROUPS: usize = 256;
+
+/// How deep below a container's cgroup others are looked for.
+const NESTED: usize = 4;
+
+/// The containers of a pod: each cgroup's id, and that of the container whose processes are in it.
+pub(super) fn containers(pod: &Path) -> HashMap<CgroupId, String> {
+    let mut found = HashMap::new();
+    for entry in fs::read_dir(pod).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(id) = name.to_str().and_then(container_id) {
+            within(&entry.path(), id, NESTED, &mut found);
+        }
+    }
+    found
+}
+
+fn within(folder: &Path, container: &str, levels: usize, found: &mut HashMap<CgroupId, String>) {
+    if found.len() >= MOST_CGROUPS {
+        return;
+    }
+    if let Ok(id) = cgroup::id(folder) {
+        found.insert(id, container.to_owned());
+    }
+    if levels == 0 {
+        return;
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            within(&entry.path(), container, levels - 1, found);
+        }
+    }
+}
+
+/// The id in a cgroup's name: `ID`, or `cri-containerd-ID.scope` and `crio-ID.scope` as the runtimes call it for systemd.
+fn container_id(name: &str) -> Option<&str> {
+    let id = match name.strip_suffix(".scope") {
+        None => name,
+        Some(scope) => scope.rsplit('-').next()?,
+    };
+    is_container_id(id).then_some(id)
+}
+
+/// As all runtimes make them: 64 hexadecimal digits.
+pub(crate) fn is_container_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn is_populated(path: &Path) -> bool {
@@ -96,6 +158,22 @@ fn gather(folder: &Path, processes: &mut Vec<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_are_told_by_their_cgroups_names() {
+        let id = "0123456789abcdef".repeat(4);
+        for name in [
+            id.clone(),
+            format!("cri-containerd-{id}.scope"),
+            format!("crio-{id}.scope"),
+            format!("docker-{id}.scope"),
+        ] {
+            assert_eq!(container_id(&name), Some(id.as_str()), "{name}");
+        }
+        for name in ["", "x", ".scope", "crio-.scope", "init.scope", id.split_at(63).0] {
+            assert_eq!(container_id(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn uids_are_read_from_the_names_that_both_drivers_give() {

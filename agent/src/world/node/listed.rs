@@ -1,10 +1,13 @@
 //! Who the pods of a node are: from whomever knows it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
 use bailiff_model::PodInfo;
+use nix::sys::eventfd::EventFd;
 
 use crate::world::standalone::Inventory;
 
@@ -15,6 +18,8 @@ pub(crate) struct ListedPod {
     pub(crate) info: PodInfo,
     /// Its container, where there is only one.
     pub(crate) container: Option<String>,
+    /// The names of its containers by their ids, as far as they are known.
+    pub(crate) containers: BTreeMap<String, String>,
     /// Its connections go past the agent.
     pub(crate) exempt: bool,
     /// It has no network namespace but the node's.
@@ -27,7 +32,13 @@ pub(crate) trait PodFacts: std::fmt::Debug {
     fn refresh(&mut self);
 
     /// The pod of this uid, as cgroups are named by it.
-    fn pod(&self, uid: &str) -> Option<ListedPod>;
+    fn pod(&self, uid: &str) -> Option<Arc<ListedPod>>;
+
+    /// What becomes readable when it knows of something new, where it tells.
+    fn news(&self) -> Option<&EventFd>;
+
+    /// Whether it knows of changes. Where it doesn't, what it knew before counts.
+    fn is_current(&self) -> bool;
 }
 
 /// The pods that `inventory.yaml` lists.
@@ -62,18 +73,27 @@ impl PodFacts for PodsOfFile {
         }
     }
 
-    fn pod(&self, uid: &str) -> Option<ListedPod> {
+    fn pod(&self, uid: &str) -> Option<Arc<ListedPod>> {
         let pod = self
             .inventory
             .pods
             .iter()
             .find(|pod| pod.uid.as_deref() == Some(uid))?;
-        Some(ListedPod {
+        Some(Arc::new(ListedPod {
             info: pod.info(),
             container: pod.container.clone(),
+            containers: BTreeMap::new(),
             exempt: pod.exempt,
             host_network: false,
-        })
+        }))
+    }
+
+    fn news(&self) -> Option<&EventFd> {
+        None
+    }
+
+    fn is_current(&self) -> bool {
+        true
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use crate::world::node::is_container_id;
+
 /// What kubelet says of a static pod: the uid that it has on the node. The object that stands for it has another.
 /// Source: `k8s.io/kubernetes/pkg/kubelet/types`, `ConfigHashAnnotationKey` and `ConfigMirrorAnnotationKey`.
 const HASH: &str = "kubernetes.io/config.hash";
@@ -30,6 +32,9 @@ pub(super) struct Kept {
     pub(super) labels: BTreeMap<String, String>,
     #[serde(default)]
     pub(super) host_network: bool,
+    /// Names by ids: containers', init containers' and ephemeral ones'.
+    #[serde(default)]
+    pub(super) containers: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,8 +63,29 @@ impl Kept {
                 .unwrap_or_else(|| "default".to_owned()),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             host_network: spec.host_network.unwrap_or_default(),
+            containers: containers(pod),
         })
     }
+}
+
+/// What kubelet says of its containers: `containerd://ID`, and the name.
+fn containers(pod: &Pod) -> BTreeMap<String, String> {
+    let Some(status) = &pod.status else {
+        return BTreeMap::new();
+    };
+    let all = [
+        &status.init_container_statuses,
+        &status.container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    all.into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|container| {
+            let (_, id) = container.container_id.as_deref()?.split_once("://")?;
+            is_container_id(id).then(|| (id.to_owned(), container.name.clone()))
+        })
+        .collect()
 }
 
 /// The uid that a static pod has on its node. Anybody who may create pods can write these annotations, so only what can be no other
