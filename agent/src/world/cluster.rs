@@ -4,7 +4,9 @@ pub(crate) mod pods;
 pub(crate) mod policies;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -99,7 +101,7 @@ struct Following {
 
 impl Following {
     /// Starts it under a name of at most 15 bytes.
-    fn start<F: Future>(name: &str, follow: impl FnOnce() -> F + Send + 'static) -> std::io::Result<Self> {
+    fn start<F: Future>(name: &str, follow: impl FnOnce() -> F + Send + 'static) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -122,6 +124,16 @@ impl Drop for Following {
             let _ = thread.join();
         }
     }
+}
+
+/// Puts a file in place of what is there: a reader, and a crash, finds the one or the other whole.
+fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Of a name that nobody reads: policies are files that end in `.yaml`.
+    let new = file.with_extension("new");
+    let mut out = File::create(&new)?;
+    out.write_all(bytes)?;
+    out.sync_all()?;
+    fs::rename(new, file)
 }
 
 /// The node that a client's credential is bound to, as the API server attests it.

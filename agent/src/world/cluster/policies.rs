@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -19,7 +19,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::{ClusterAccess, Following};
+use super::{ClusterAccess, Following, write_whole};
 
 /// The kinds, as the resources are called.
 const KINDS: [(&str, &str); 2] = [("Target", "targets"), ("Policy", "policies")];
@@ -57,7 +57,7 @@ impl ClusterPolicies {
             .mode(0o700)
             .create(&directory)
             .with_context(unusable)?;
-        write(&directory, ABOUT.0, ABOUT.1.as_bytes()).with_context(unusable)?;
+        write_whole(&directory.join(ABOUT.0), ABOUT.1.as_bytes()).with_context(unusable)?;
         let shared = Arc::new(Shared {
             directory,
             listed: Mutex::default(),
@@ -170,10 +170,11 @@ fn put(directory: &Path, kind: &str, object: &DynamicObject) -> io::Result<()> {
     });
     // JSON is YAML, whatever stands in it.
     let text = serde_json::to_vec_pretty(&document).map_err(io::Error::other)?;
-    if fs::read(directory.join(&file)).is_ok_and(|there| there == text) {
+    let file = directory.join(file);
+    if fs::read(&file).is_ok_and(|there| there == text) {
         return Ok(());
     }
-    write(directory, &file, &text)
+    write_whole(&file, &text)
 }
 
 fn take(directory: &Path, kind: &str, object: &DynamicObject) -> io::Result<()> {
@@ -199,15 +200,6 @@ fn sweep(directory: &Path, kind: &str, told: &HashSet<String>) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-/// Puts a file there whole: a reader, and a crash, finds the old one or the new one.
-fn write(directory: &Path, file: &str, bytes: &[u8]) -> io::Result<()> {
-    let new = directory.join("new");
-    let mut out = fs::File::create(&new)?;
-    out.write_all(bytes)?;
-    out.sync_all()?;
-    fs::rename(new, directory.join(file))
 }
 
 #[cfg(test)]
@@ -236,7 +228,7 @@ mod tests {
     fn objects_become_files_that_the_loader_takes_and_go_with_them() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
-        write(at, ABOUT.0, ABOUT.1.as_bytes()).unwrap();
+        write_whole(&at.join(ABOUT.0), ABOUT.1.as_bytes()).unwrap();
         assert_eq!(bailiff_policy::PolicySet::load(at).unwrap().policies(), 0);
         let target = json!({"protocol": "postgres", "endpoints": ["10.0.0.5:5432"]});
         put(at, "Target", &object("db", &target)).unwrap();

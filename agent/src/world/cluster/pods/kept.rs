@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use crate::world::cluster::write_whole;
 use crate::world::node::is_container_id;
 
 /// What kubelet says of a static pod: the uid that it has on the node. The object that stands for it has another.
@@ -120,15 +121,11 @@ pub(super) fn read(file: &Path, node: &str) -> io::Result<Vec<Kept>> {
     })
 }
 
-/// Puts these in place of what the file has: a reader, and a crash, finds the one or the other.
+/// Puts these in place of what the file has.
 pub(super) fn write(file: &Path, node: &str, pods: Vec<Kept>) -> io::Result<()> {
     let document = Document {
         node: node.to_owned(),
         pods,
     };
-    let new = file.with_extension("new");
-    let mut out = fs::File::create(&new)?;
-    out.write_all(&serde_json::to_vec(&document).map_err(io::Error::other)?)?;
-    out.sync_all()?;
-    fs::rename(&new, file)
+    write_whole(file, &serde_json::to_vec(&document).map_err(io::Error::other)?)
 }
