@@ -8,24 +8,21 @@ pub(crate) mod request;
 mod trust;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::proxy::Snapshot;
 use crate::proxy::tls::{Issued, now};
-use crate::world::cluster::ClusterAccess;
+use crate::world::cluster::{ClusterAccess, Following};
 
 /// The certificates of all targets in force that the cluster signs.
 #[derive(Debug)]
 pub struct Certificates {
     wanted: watch::Sender<Vec<Arc<Issued>>>,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Following>>,
 }
 
 /// How a target's certificate is doing, for people.
@@ -45,20 +42,11 @@ impl Certificates {
     /// Starts the thread.
     pub fn start(access: ClusterAccess, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
         let (wanted, follow) = watch::channel(Vec::new());
-        let stop = CancellationToken::new();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (stopped, told) = (stop.clone(), Arc::clone(&metrics));
-        let thread = std::thread::Builder::new()
-            .name("certificates".to_owned())
-            .spawn(move || {
-                runtime.block_on(stopped.run_until_cancelled(keeper::keep(access, follow, told)));
-            })?;
+        let told = Arc::clone(&metrics);
+        let thread = Following::start("certificates", move || keeper::keep(access, follow, told))?;
         Ok(Arc::new(Self {
             wanted,
             metrics,
-            stop,
             thread: Mutex::new(Some(thread)),
         }))
     }
@@ -109,11 +97,7 @@ impl Certificates {
 
     /// Ends it.
     pub fn stop(&self) {
-        self.stop.cancel();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
-        }
+        drop(self.thread.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bailiff_model::{BoundPod, Identity};
@@ -16,11 +15,10 @@ use kube::api::{Api, PostParams};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::{KEPT, MAX_TOKEN, now};
 use crate::metrics::Metrics;
-use crate::world::cluster::{ClusterAccess, ClusterError};
+use crate::world::cluster::{ClusterAccess, ClusterError, Following};
 
 /// For how long an answer counts, in seconds: a token that is revoked is told in so many.
 const COUNTS: u64 = 10;
@@ -54,10 +52,7 @@ pub(crate) struct Reviews {
 
 /// The thread that asks.
 #[derive(Debug)]
-pub(crate) struct ReviewThread {
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
-}
+pub(crate) struct ReviewThread(Option<Following>);
 
 /// A token to be asked about. Prints as a placeholder.
 struct Question {
@@ -75,10 +70,7 @@ impl std::fmt::Debug for Question {
 impl ReviewThread {
     /// Ends it.
     pub(crate) fn stop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        drop(self.0.take());
     }
 }
 
@@ -89,26 +81,13 @@ impl Reviews {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Arc<Self>, ReviewThread)> {
         let (asked, questions) = mpsc::channel(WAITING);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("reviews".to_owned())
-            .spawn(move || {
-                runtime.block_on(stopped.run_until_cancelled(serve(access, questions)));
-            })?;
+        let thread = Following::start("reviews", move || serve(access, questions))?;
         let this = Arc::new(Self {
             asked,
             kept: Mutex::default(),
             metrics,
         });
-        let thread = ReviewThread {
-            stop,
-            thread: Some(thread),
-        };
-        Ok((this, thread))
+        Ok((this, ReviewThread(Some(thread))))
     }
 
     /// Whom a token names, and until when that counts, in seconds since 1970. `None` where the API server doesn't know it, or

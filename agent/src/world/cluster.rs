@@ -92,16 +92,19 @@ impl ClusterAccess {
     }
 }
 
-/// A thread that follows something of the cluster. Dropping it ends the thread.
+/// A thread that follows or asks something of the cluster. Dropping it ends the thread.
 #[derive(Debug)]
-struct Following {
+pub(crate) struct Following {
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Following {
     /// Starts it under a name of at most 15 bytes.
-    fn start<F: Future>(name: &str, follow: impl FnOnce() -> F + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start<F: Future>(
+        name: &str,
+        follow: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
