@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A connection with TLS.
 pub type Encrypted = rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>;
 
-/// A namespace whose service account `bailiff-agent` has the rights that `deploy/agent.yaml` gives an agent, and pods behind an agent
+/// A namespace whose service account `bailiff-agent` has the rights that `deploy/kustomize/base` gives an agent, and pods behind an agent
 /// whose target asks the cluster for its certificate.
 #[derive(Debug)]
 pub struct Certified {
@@ -50,9 +50,7 @@ impl Certified {
     pub fn on(cluster: &'static Cluster, namespace: &str, rules: &str) -> Result<Self> {
         ensure!(is_root()?, "no cluster without root");
         let lab = ApiLab::on(cluster, namespace, "view", rules)?;
-        for manifests in ["agent.yaml", "approver.yaml"] {
-            cluster.apply(&std::fs::read_to_string(deploy().join(manifests))?)?;
-        }
+        cluster.apply_base(&["namespace.yaml", "agent-rbac.yaml", "approver-rbac.yaml"])?;
         cluster.kubectl(&["create", "serviceaccount", "-n", namespace, "bailiff-agent"])?;
         let account = format!("--serviceaccount={namespace}:bailiff-agent");
         let binding = format!("bailiff-agent-{namespace}");
@@ -206,18 +204,13 @@ impl Certified {
         Ok(chain.first().map(|leaf| leaf.as_ref().to_vec()))
     }
 
-    /// The approver, with the rights of `deploy/approver.yaml`, for this namespace's agents and the addresses of this cluster.
+    /// The approver, with the rights that `deploy/kustomize/base` gives it, for this namespace's agents and the addresses of this cluster.
     pub fn approver(&self, options: &[&str]) -> Result<Approver> {
         let token = self.cluster.token("bailiff", "bailiff-approver", None)?;
         let kubeconfig = self.kubeconfig("approver", &token)?;
         let san = self.cluster.api_server()?.ip().to_string();
         Approver::start(&kubeconfig, &self.requester(), &san, options)
     }
-}
-
-/// The plain manifests.
-fn deploy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 /// `bailiff approver`. Dropping it ends it.

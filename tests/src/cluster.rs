@@ -212,9 +212,9 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Puts the CRDs of `deploy/crds` there and waits until they are served. Returns what kubectl had to warn of.
+    /// Puts the CRDs of `deploy/chart/files/crds` there and waits until they are served. Returns what kubectl had to warn of.
     pub fn install_crds(&self) -> Result<String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/files/crds");
         let mut apply = self.kubectl_command(&["apply", "--validate=strict", "-f"])?;
         let applied = apply.arg(folder).output()?;
         let warned = String::from_utf8_lossy(&applied.stderr).into_owned();
@@ -227,6 +227,30 @@ impl Cluster {
             "crd/policies.bailiff.dev",
         ])?;
         Ok(warned)
+    }
+
+    /// Creates or changes what these files of `deploy/kustomize/base` say.
+    pub fn apply_base(&self, files: &[&str]) -> Result<()> {
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base");
+        for file in files {
+            self.apply(&std::fs::read_to_string(base.join(file))?)?;
+        }
+        Ok(())
+    }
+
+    /// helm as an administrator.
+    pub fn helm_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(self.programs()?.join("helm"));
+        command.env("KUBECONFIG", self.kubeconfig()?);
+        for (variable, folder) in [
+            ("HELM_CACHE_HOME", "helm-cache"),
+            ("HELM_CONFIG_HOME", "helm-config"),
+            ("HELM_DATA_HOME", "helm-data"),
+        ] {
+            command.env(variable, self.folder.join(folder));
+        }
+        command.args(args);
+        Ok(command)
     }
 
     /// Makes a namespace, and waits until it has its service account and the CA's certificate.

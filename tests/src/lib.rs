@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod compared;
 mod config;
+pub mod deploy;
 mod disk;
 mod enforced;
 mod escape;

@@ -181,10 +181,9 @@ impl NodeLab {
         self.run(pod, &[&["sh", "-c", script, "sh", server], args].concat())
     }
 
-    /// A kubeconfig of the agents' service account, with the rights of `deploy/agent.yaml`, for the API server at this address; by default where it is.
+    /// A kubeconfig of the agents' service account, with the rights of `deploy/kustomize/base/agent-rbac.yaml`, for the API server at this address; by default where it is.
     pub fn credential(&self, server: Option<&str>) -> Result<PathBuf> {
-        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.yaml");
-        self.cluster.apply(&std::fs::read_to_string(manifests)?)?;
+        self.cluster.apply_base(&["namespace.yaml", "agent-rbac.yaml"])?;
         let token = self.cluster.token("bailiff", "bailiff-agent", None)?;
         let server = match server {
             Some(server) => server.to_owned(),

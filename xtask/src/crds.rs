@@ -1,4 +1,4 @@
-//! `cargo xtask crds`: the CRDs in deploy/crds, from the types that policy files are read with.
+//! `cargo xtask crds`: the CRDs in deploy/chart/files/crds, from the types that policy files are read with.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::packages::{self, Purpose};
 use crate::shell;
 
-/// Write the CRDs of Targets and Policies into deploy/crds.
+/// Write the CRDs of Targets and Policies into deploy/chart/files/crds.
 ///
 /// They are made of the types in agent/crates/policy/src/load/schema.rs and what stands above their fields. `lint` fails
 /// where they aren't current.
@@ -50,7 +50,7 @@ pub(crate) fn check() -> Result<Vec<String>> {
     stale(&shell::root().join(FOLDER), &generated()?)
 }
 
-const FOLDER: &str = "deploy/crds";
+const FOLDER: &str = "deploy/chart/files/crds";
 
 /// Files by their names.
 type Files = BTreeMap<String, String>;
@@ -100,8 +100,8 @@ mod tests {
         assert_eq!(
             stale(folder.path(), &files.into()).unwrap(),
             [
-                "deploy/crds/missing is missing: run `cargo xtask crds`",
-                "deploy/crds/old isn't what the types say: run `cargo xtask crds`",
+                "deploy/chart/files/crds/missing is missing: run `cargo xtask crds`",
+                "deploy/chart/files/crds/old isn't what the types say: run `cargo xtask crds`",
             ]
         );
     }

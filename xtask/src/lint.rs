@@ -2,9 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use crate::crds;
 use crate::packages::{self, Purpose};
-use crate::shell;
+use crate::{crds, manifests as chart, shell};
 
 mod licences;
 mod manifests;
@@ -16,7 +15,8 @@ mod sources;
 ///   clippy     all crates and targets, warnings denied
 ///   licences   each dependency's is on the list in xtask/src/lint/licences.rs
 ///   manifests  every crate inherits the workspace's lints
-///   CRDs       deploy/crds is what the types of policies say
+///   CRDs       deploy/chart/files/crds is what the types of policies say
+///   chart      its version is the program's
 ///   sources    no mod.rs, no #[allow(…)], no file of more than 700 lines before its tests
 ///
 /// All of them run, also after one failed.
@@ -70,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     shell::heading("CRDs");
     note("CRDs", crds::check());
+    note("chart", chart::check_version());
 
     if !args.no_clippy {
         shell::heading("clippy");

@@ -1,4 +1,4 @@
-//! Setup, build, image, test, demo, bench, corpus, cluster, crds and lint: `cargo xtask --help`.
+//! Setup, build, image, test, demo, bench, corpus, cluster, crds, manifests and lint: `cargo xtask --help`.
 
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ mod ebpf;
 mod image;
 mod lab;
 mod lint;
+mod manifests;
 mod packages;
 mod servers;
 mod setup;
@@ -44,6 +45,7 @@ enum Command {
     Corpus(corpus::Args),
     Cluster(cluster::Args),
     Crds(crds::Args),
+    Manifests(manifests::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Corpus(args) => corpus::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Crds(args) => crds::run(&args),
+        Command::Manifests(args) => manifests::run(&args),
         Command::Lint(args) => lint::run(&args),
     };
     match outcome {

@@ -259,6 +259,12 @@ const NEEDS: &[Need] = &[
         found: || shell::which("tcpdump").is_some(),
     },
     Need {
+        package: "prometheus",
+        why: "promtool, which holds the alerts against series",
+        purposes: &[Purpose::Test],
+        found: || shell::which("promtool").is_some(),
+    },
+    Need {
         package: "python3-psycopg",
         why: "a client that must work unchanged",
         purposes: &[Purpose::Test, Purpose::Corpus],

@@ -16,7 +16,7 @@ use crate::world::cluster::ClusterAccess;
 /// other names, use, kind of key and time than an agent needs. Other requests of that account are denied, and those of everybody else (kubelets, people)
 /// are left alone.
 ///
-/// Run one of it, under a service account of its own: deploy/approver.yaml has what it needs.
+/// Run one of it, under a service account of its own: deploy/chart has what it needs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use bailiff_kernel::probe;
 use bailiff_model::Mode;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -115,6 +116,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("`bailiff node` needs root, to load programs into the kernel");
     }
+    // Said at once and by its name, not by whatever fails for it first.
+    probe::may_serve_pods()?;
     // Before any thread starts, so that no thread gets them.
     let mut ends = SigSet::empty();
     ends.extend([Signal::SIGTERM, Signal::SIGINT]);

@@ -29,7 +29,7 @@ impl Binary {
 
     /// True for the suites that start a Kubernetes.
     pub(super) fn needs_cluster(&self) -> bool {
-        self.serial && matches!(self.suite.as_str(), "api" | "cluster" | "kubernetes")
+        self.serial && matches!(self.suite.as_str(), "api" | "cluster" | "deploy" | "kubernetes")
     }
 
     /// True for the crate of tests that make namespaces and cgroups and start servers.

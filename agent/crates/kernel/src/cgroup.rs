@@ -40,6 +40,9 @@ pub fn subtree(path: &Path) -> HashSet<CgroupId> {
 }
 
 /// The calling process's cgroup, below the mount.
+///
+/// A process in a cgroup namespace of its own, as containers are on hosts with the second version alone, is told a path that
+/// begins at its own cgroup, while the mount may be the host's: then it is looked for where it is listed.
 pub fn current() -> Result<PathBuf, KernelError> {
     let text = std::fs::read_to_string("/proc/self/cgroup")
         .map_err(KernelError::system("cannot read /proc/self/cgroup"))?;
@@ -47,7 +50,31 @@ pub fn current() -> Result<PathBuf, KernelError> {
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .ok_or(KernelError::NoCgroup2)?;
-    Ok(mount()?.join(path.trim_start_matches('/')))
+    let mount = mount()?;
+    let own = std::process::id().to_string();
+    let told = mount.join(path.trim_start_matches('/'));
+    if lists(&told, &own) {
+        return Ok(told);
+    }
+    let mut waiting = vec![mount];
+    while let Some(cgroup) = waiting.pop() {
+        if lists(&cgroup, &own) {
+            return Ok(cgroup);
+        }
+        for entry in std::fs::read_dir(&cgroup).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    // A mount below which it isn't: what hangs on this path fails by itself.
+    Ok(told)
+}
+
+/// Whether a process is in a cgroup itself.
+fn lists(cgroup: &Path, pid: &str) -> bool {
+    std::fs::read_to_string(cgroup.join("cgroup.procs"))
+        .is_ok_and(|processes| processes.lines().any(|process| process == pid))
 }
 
 /// Moves a process into a cgroup; 0 for the calling one.

@@ -32,6 +32,18 @@ pub enum KernelError {
         /// What the library or the verifier said.
         reason: String,
     },
+    /// The kernel doesn't let this process do what it has to.
+    #[error(
+        "cannot {what}: {error}. It takes {capability}: name it in the container's securityContext.capabilities.add"
+    )]
+    Privilege {
+        /// What was tried.
+        what: &'static str,
+        /// What lets a process do that.
+        capability: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
     /// There is no cgroup2 file system.
     #[error("no cgroup2 file system is mounted; mount one, or boot with systemd.unified_cgroup_hierarchy=1")]
     NoCgroup2,

@@ -9,6 +9,7 @@ use aya::EbpfLoader;
 use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_programs};
 use aya::sys::is_program_supported;
 
+use crate::netns::NetnsFd;
 use crate::redirect::PROGRAMS;
 use crate::{KernelError, object, sys};
 
@@ -69,6 +70,36 @@ pub fn has_tcx() -> bool {
 /// Whether connections can be destroyed from outside (CONFIG_INET_DIAG_DESTROY). Takes CAP_NET_ADMIN.
 pub fn can_destroy_connections() -> std::io::Result<bool> {
     crate::connections::is_supported()
+}
+
+/// Whether this process may do to pods what an agent of a node does, by trying it where it changes nothing: open the namespaces of
+/// others' processes, enter a network namespace, and destroy a connection, which there isn't.
+///
+/// # Errors
+/// The first that it may not, with the capability that it takes.
+pub fn may_serve_pods() -> Result<(), KernelError> {
+    let lacks = |what, capability| {
+        move |error| KernelError::Privilege {
+            what,
+            capability,
+            error,
+        }
+    };
+    // The first process has capabilities that no container's has, and so this takes what pods' processes take.
+    File::open("/proc/1/ns/net").map_err(lacks(
+        "open the namespaces of other processes (/proc/1/ns/net)",
+        "CAP_SYS_PTRACE",
+    ))?;
+    NetnsFd::open(Path::new("/proc/thread-self/ns/net"))
+        .map_err(lacks("enter network namespaces", "CAP_SYS_ADMIN"))?;
+    match can_destroy_connections() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(lacks(
+            "destroy connections that are older than their protection",
+            "CAP_NET_ADMIN",
+        )(error)),
+        // What the kernel doesn't have at all is told by `doctor`.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// A program on one of the hooks that Bailiff uses.

@@ -40,7 +40,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
 
 #[test]
 fn they_are_what_deploy_has() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../deploy/crds");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../deploy/chart/files/crds");
     for manifest in manifests().unwrap() {
         let there = std::fs::read_to_string(folder.join(manifest.file)).unwrap();
         assert!(
