@@ -220,15 +220,20 @@ impl NodeLab {
 
     /// The same with no Targets and Policies but the cluster's.
     pub fn start_without_config(&self, options: &[&str]) -> Result<NodeAgent> {
-        self.start_in(&self.cluster.node_cgroup()?, options)
+        self.start_in(&self.cluster.node_cgroup()?, &[], options)
+    }
+
+    /// The same by a command that runs the one that follows, such as `setpriv`, among the pods' cgroups.
+    pub fn start_by(&self, command: &[&str], options: &[&str]) -> Result<NodeAgent> {
+        self.start_in(&self.cluster.node_cgroup()?.join("kubepods"), command, options)
     }
 
     /// The same in a cgroup among the pods' own, as an agent that is a pod.
     pub fn start_among_pods(&self, options: &[&str]) -> Result<NodeAgent> {
-        self.start_in(&self.cluster.node_cgroup()?.join("kubepods"), options)
+        self.start_by(&[], options)
     }
 
-    fn start_in(&self, folder: &Path, options: &[&str]) -> Result<NodeAgent> {
+    fn start_in(&self, folder: &Path, before: &[&str], options: &[&str]) -> Result<NodeAgent> {
         let log = self.keys.path().join("agent.log");
         let cgroup = folder.join(format!("agent-{}", std::process::id()));
         std::fs::create_dir_all(&cgroup)?;
@@ -243,6 +248,7 @@ impl NodeLab {
                 "nsenter",
                 &format!("--net=/proc/{}/ns/net", self.cluster.node_process()?),
             ])
+            .args(before)
             .arg(bailiff()?)
             .args(["node", "--pins", &pins, "--admin", &admin, "--record-dir"])
             .arg(self.enforced.record())

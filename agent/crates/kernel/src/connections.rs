@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use bailiff_model::{CgroupId, NetnsCookie};
@@ -24,6 +24,9 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 
 /// Messages of a dump are at most as long as the kernel's largest buffer for them.
 const BUFFER: usize = 64 << 10;
+
+/// In place of a socket's cookie: whichever it has. `INET_DIAG_NOCOOKIE`, from the same file.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// Finds the connections of pods that are older than their protection, and destroys them.
 #[derive(Debug, Clone)]
@@ -113,11 +116,22 @@ fn destroy(whose: &Whose, goes_to: impl Fn(SocketAddr) -> bool) -> io::Result<us
     Ok(destroyed)
 }
 
-/// Whether this kernel destroys connections at all, by asking it to destroy one that doesn't exist.
+/// Whether connections can be destroyed, by making one to itself and destroying that: the kernel looks at rights only where there is one.
 pub(crate) fn is_supported() -> io::Result<bool> {
-    match destroy_one(AF_INET, SocketId::new_v4()) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let far = listener.local_addr()?;
+    let own = TcpStream::connect(far)?;
+    let near = own.local_addr()?;
+    let id = SocketId {
+        source_port: near.port(),
+        destination_port: far.port(),
+        source_address: near.ip(),
+        destination_address: far.ip(),
+        interface_id: 0,
+        cookie: ANY_COOKIE,
+    };
+    match destroy_one(AF_INET, id) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
         Ok(()) => Ok(true),
     }

@@ -85,11 +85,17 @@ pub fn may_serve_pods() -> Result<(), KernelError> {
             error,
         }
     };
-    // The first process has capabilities that no container's has, and so this takes what pods' processes take.
-    File::open("/proc/1/ns/net").map_err(lacks(
-        "open the namespaces of other processes (/proc/1/ns/net)",
-        "CAP_SYS_PTRACE",
-    ))?;
+    // The kernel's own second process has all capabilities, and so this takes what the pods' processes take. It isn't there for whoever
+    // has a process namespace of its own.
+    match File::open("/proc/2/ns/net") {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(lacks(
+                "open the namespaces of other processes (/proc/2/ns/net)",
+                "CAP_SYS_PTRACE",
+            )(error));
+        }
+        Ok(_) | Err(_) => {}
+    }
     NetnsFd::open(Path::new("/proc/thread-self/ns/net"))
         .map_err(lacks("enter network namespaces", "CAP_SYS_ADMIN"))?;
     match can_destroy_connections() {
