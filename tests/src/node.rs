@@ -189,6 +189,28 @@ impl NodeLab {
             Some(server) => server.to_owned(),
             None => self.cluster.api_server()?.to_string(),
         };
+        self.write_credential(&server, &token)
+    }
+
+    /// The same with a token that is bound to a pod of another node, which no machine stands behind: as kubelet mounts it, so that
+    /// certificates can be asked for by it.
+    pub fn bound_credential(&self, node: &str) -> Result<PathBuf> {
+        self.cluster.apply_base(&["namespace.yaml", "agent-rbac.yaml"])?;
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": node, "namespace": "bailiff"},
+            "spec": {
+                "serviceAccountName": "bailiff-agent", "nodeName": node, "tolerations": [{"operator": "Exists"}],
+                "containers": [{"name": "agent", "image": "none.invalid/none", "imagePullPolicy": "Never"}],
+            },
+        });
+        let node_object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
+        self.cluster.apply(&node_object.to_string())?;
+        self.cluster.apply(&pod.to_string())?;
+        let token = self.cluster.token("bailiff", "bailiff-agent", Some(node))?;
+        self.write_credential(&self.cluster.api_server()?.to_string(), &token)
+    }
+
+    fn write_credential(&self, server: &str, token: &str) -> Result<PathBuf> {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "own",
             "clusters": [{"name": "own", "cluster": {

@@ -1,9 +1,11 @@
 //! Least privilege: with what the chart gives them agents and approver do all that they are for, and without any one thing of it they don't.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::deploy::find;
 use bailiff_tests::masked::{said, text};
-use bailiff_tests::{Cluster, NodeAgent, NodeLab};
+use bailiff_tests::{Certified, Cluster, NodeAgent, NodeLab};
 use serde_json::{Value, json};
 
 const RULES: &str = r#"    - name: discover
@@ -146,5 +148,220 @@ fn agents_enforce_with_the_charts_capabilities_and_need_each() -> Result<()> {
             "{told}"
         );
     }
+    Ok(())
+}
+
+/// A role of the chart, as an object that can be applied, and what it allows one by one: a rule's number, a resource and a verb.
+fn rights(cluster: &Cluster, kind: &str, name: &str) -> Result<(Value, Vec<(usize, String, String)>)> {
+    let objects = cluster.render(&[])?;
+    let role = find(&objects, kind, name)?.clone();
+    let words = |rule: &Value, field: &str| -> Vec<String> {
+        let listed = rule.get(field).and_then(Value::as_array);
+        let words = listed.into_iter().flatten().filter_map(Value::as_str);
+        words.map(str::to_owned).collect()
+    };
+    let mut single = Vec::new();
+    let rules = role.get("rules").and_then(Value::as_array).context("no rules")?;
+    for (number, rule) in rules.iter().enumerate() {
+        for resource in words(rule, "resources") {
+            for verb in words(rule, "verbs") {
+                single.push((number, resource.clone(), verb));
+            }
+        }
+    }
+    Ok((role, single))
+}
+
+/// The role without one resource's verb: what else that rule allows is said by rules of its own.
+fn without(role: &Value, (number, resource, verb): &(usize, String, String)) -> Result<String> {
+    let mut role = role.clone();
+    let rules = role
+        .get_mut("rules")
+        .and_then(Value::as_array_mut)
+        .context("no rules")?;
+    let rule = rules.remove(*number);
+    for other in rule
+        .get("resources")
+        .and_then(Value::as_array)
+        .context("no resources")?
+    {
+        let mut part = rule.clone();
+        if let Some(fields) = part.as_object_mut() {
+            fields.insert("resources".to_owned(), json!([other]));
+        }
+        if other == resource
+            && let Some(verbs) = part.get_mut("verbs").and_then(Value::as_array_mut)
+        {
+            verbs.retain(|other| other != verb);
+        }
+        if part
+            .get("verbs")
+            .and_then(Value::as_array)
+            .is_some_and(|verbs| !verbs.is_empty())
+        {
+            rules.push(part);
+        }
+    }
+    Ok(role.to_string())
+}
+
+/// What the API server says to whoever lacks a right.
+fn refusal(resource: &str, verb: &str) -> String {
+    match verb {
+        "approve" => "user not permitted to approve requests with signerName".to_owned(),
+        _ => format!("cannot {verb} resource \"{resource}\""),
+    }
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>, log: impl Fn() -> String) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(90);
+    while !is_so()? {
+        ensure!(Instant::now() < end, "never: {what}\n{}", log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Approves what the agent of a node asks for.
+fn approve(cluster: &Cluster, node: &str) -> Result<()> {
+    let all = cluster.kubectl(&["get", "csr", "-o", "jsonpath={.items[*].metadata.name}"])?;
+    let own: Vec<&str> = all
+        .split_whitespace()
+        .filter(|name| name.contains(&format!("-{node}-")))
+        .collect();
+    if !own.is_empty() {
+        // Once more does no harm.
+        cluster.kubectl(&[&["certificate", "approve"], own.as_slice()].concat())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
+    let Some(lab) = NodeLab::new("rights", "admin", RULES)? else {
+        return Ok(());
+    };
+    lab.cluster.install_crds()?;
+    lab.cluster.apply(
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": "rights"}, "data": {"password": CANARY}})
+            .to_string(),
+    )?;
+    lab.pod("agent", None)?;
+    // The cluster signs its certificate, and says whose tokens are.
+    let target: String = std::fs::read_to_string(lab.enforced.config().join("target.yaml"))?
+        .lines()
+        .map(|line| match line.trim_start() {
+            text if text.starts_with("client:") => "    client: { mode: Require, csr: {} }\n".to_owned(),
+            text if text.starts_with("issuer:") => {
+                "    tokenReview: true\n    issuer: https://elsewhere.example\n".to_owned()
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    lab.cluster.apply(&target)?;
+    lab.cluster.apply(&std::fs::read_to_string(
+        lab.enforced.config().join("policy.yaml"),
+    )?)?;
+    let begin = |node: &str, role: &str| -> Result<NodeAgent> {
+        // That comes with the whole role.
+        let kubeconfig = lab.bound_credential(node)?;
+        lab.cluster.apply(role)?;
+        let kubeconfig = kubeconfig.to_str().context("a path that isn't UTF-8")?;
+        let state = lab.path(node);
+        let state = state.to_str().context("a path that isn't UTF-8")?;
+        let name = lab.cluster.node().context("no node")?;
+        lab.start_without_config(&[
+            "--kubeconfig",
+            kubeconfig,
+            "--node",
+            name,
+            "--state-dir",
+            state,
+            "--mode",
+            "enforce",
+        ])
+    };
+    let told = |agent: &NodeAgent| -> Result<String> {
+        // Some of the log's fields are quoted.
+        Ok((agent.log() + &agent.get("/readyz")?).replace('\\', ""))
+    };
+
+    // With all of them it does all that it is for, and asks for nothing that it may not.
+    let (role, single) = rights(lab.cluster, "ClusterRole", "bailiff-agent")?;
+    let agent = begin("rights-all", &role.to_string())?;
+    let serves = |node: &str| -> Result<bool> {
+        approve(lab.cluster, node)?;
+        let output = lab.kubectl("agent", &GET)?;
+        Ok(output.status.success() && text(&output.stdout).contains(MASKED))
+    };
+    until("a masked secret", || serves("rights-all"), || agent.log())?;
+    let trusted = "bailiff_pods_ca_state{state=\"same\",target=\"api\"}";
+    until("the pods' CA", || Ok(agent.metric(trusted)? == 1), || agent.log())?;
+    ensure!(agent.metric("bailiff_api_tokens_total{token=\"bound\"}")? >= 1);
+    ensure!(agent.metric("bailiff_cluster_away")? == 0);
+    let all = told(&agent)?;
+    ensure!(!all.contains("cannot "), "{all}");
+    ensure!(agent.stop()?.success());
+
+    ensure!(single.len() == 10, "{single:?}");
+    for (count, right) in single.iter().enumerate() {
+        let node = format!("rights-{count}");
+        let (_, resource, verb) = right;
+        let refused = refusal(resource, verb);
+        let agent = match begin(&node, &without(&role, right)?) {
+            Ok(agent) => agent,
+            Err(error) => {
+                let told = error.to_string().replace('\\', "");
+                ensure!(told.contains(&refused), "{refused}: {told}");
+                continue;
+            }
+        };
+        until(
+            &refused,
+            || {
+                // A token is asked about when one is shown.
+                serves(&node)?;
+                Ok(told(&agent)?.contains(&refused))
+            },
+            || agent.log(),
+        )?;
+        ensure!(agent.stop()?.success());
+    }
+    lab.cluster.apply(&role.to_string())?;
+    Ok(())
+}
+
+#[test]
+fn the_approver_needs_each_right_that_the_chart_gives_it() -> Result<()> {
+    let Some(lab) = Certified::new("approvers-rights", RULES)? else {
+        return Ok(());
+    };
+    let mut all = Vec::new();
+    for kind in ["ClusterRole", "Role"] {
+        let (role, single) = rights(lab.cluster, kind, "bailiff-approver")?;
+        all.extend(single.into_iter().map(|right| (role.clone(), right)));
+    }
+    ensure!(all.len() == 5, "{all:?}");
+    for (count, (role, right)) in all.iter().enumerate() {
+        let (_, resource, verb) = right;
+        let refused = refusal(resource, verb);
+        lab.cluster.apply(&without(role, right)?)?;
+        let node = format!("approvers-{count}");
+        match lab.approver(&[]) {
+            // It never got ready.
+            Err(error) => ensure!(error.to_string().contains(&refused), "{error}"),
+            Ok(approver) => {
+                let agent = lab.start(&node)?;
+                approver.wait_for(&refused, || Ok(approver.log().contains(&refused)))?;
+                ensure!(verb == "watch" || !agent.get("/readyz")?.contains("[+]certificate:api"));
+            }
+        }
+        lab.cluster.apply(&role.to_string())?;
+    }
+    // With all of them agents get what they ask for.
+    let approver = lab.approver(&[])?;
+    let agent = lab.start("approvers-all")?;
+    lab.until_told(&agent, "[+]certificate:api ok")?;
+    ensure!(!approver.log().contains("cannot "), "{}", approver.log());
     Ok(())
 }
