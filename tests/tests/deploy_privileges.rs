@@ -151,8 +151,17 @@ fn agents_enforce_with_the_charts_capabilities_and_need_each() -> Result<()> {
     Ok(())
 }
 
-/// A role of the chart, as an object that can be applied, and what it allows one by one: a rule's number, a resource and a verb.
-fn rights(cluster: &Cluster, kind: &str, name: &str) -> Result<(Value, Vec<(usize, String, String)>)> {
+/// One verb of one resource.
+#[derive(Debug, Clone)]
+struct Right {
+    /// The place of its rule in the role.
+    rule: usize,
+    resource: String,
+    verb: String,
+}
+
+/// A role of the chart, as an object that can be applied, and what it allows one by one.
+fn rights(cluster: &Cluster, kind: &str, name: &str) -> Result<(Value, Vec<Right>)> {
     let objects = cluster.render(&[])?;
     let role = find(&objects, kind, name)?.clone();
     let words = |rule: &Value, field: &str| -> Vec<String> {
@@ -165,7 +174,11 @@ fn rights(cluster: &Cluster, kind: &str, name: &str) -> Result<(Value, Vec<(usiz
     for (number, rule) in rules.iter().enumerate() {
         for resource in words(rule, "resources") {
             for verb in words(rule, "verbs") {
-                single.push((number, resource.clone(), verb));
+                single.push(Right {
+                    rule: number,
+                    resource: resource.clone(),
+                    verb,
+                });
             }
         }
     }
@@ -173,13 +186,13 @@ fn rights(cluster: &Cluster, kind: &str, name: &str) -> Result<(Value, Vec<(usiz
 }
 
 /// The role without one resource's verb: what else that rule allows is said by rules of its own.
-fn without(role: &Value, (number, resource, verb): &(usize, String, String)) -> Result<String> {
+fn without(role: &Value, right: &Right) -> Result<String> {
     let mut role = role.clone();
     let rules = role
         .get_mut("rules")
         .and_then(Value::as_array_mut)
         .context("no rules")?;
-    let rule = rules.remove(*number);
+    let rule = rules.remove(right.rule);
     for other in rule
         .get("resources")
         .and_then(Value::as_array)
@@ -189,10 +202,10 @@ fn without(role: &Value, (number, resource, verb): &(usize, String, String)) -> 
         if let Some(fields) = part.as_object_mut() {
             fields.insert("resources".to_owned(), json!([other]));
         }
-        if other == resource
+        if *other == right.resource
             && let Some(verbs) = part.get_mut("verbs").and_then(Value::as_array_mut)
         {
-            verbs.retain(|other| other != verb);
+            verbs.retain(|other| *other != right.verb);
         }
         if part
             .get("verbs")
@@ -206,8 +219,8 @@ fn without(role: &Value, (number, resource, verb): &(usize, String, String)) -> 
 }
 
 /// What the API server says to whoever lacks a right.
-fn refusal(resource: &str, verb: &str) -> String {
-    match verb {
+fn refusal(Right { resource, verb, .. }: &Right) -> String {
+    match verb.as_str() {
         "approve" => "user not permitted to approve requests with signerName".to_owned(),
         _ => format!("cannot {verb} resource \"{resource}\""),
     }
@@ -306,8 +319,7 @@ fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
     ensure!(single.len() == 10, "{single:?}");
     for (count, right) in single.iter().enumerate() {
         let node = format!("rights-{count}");
-        let (_, resource, verb) = right;
-        let refused = refusal(resource, verb);
+        let refused = refusal(right);
         let agent = match begin(&node, &without(&role, right)?) {
             Ok(agent) => agent,
             Err(error) => {
@@ -343,8 +355,7 @@ fn the_approver_needs_each_right_that_the_chart_gives_it() -> Result<()> {
     }
     ensure!(all.len() == 5, "{all:?}");
     for (count, (role, right)) in all.iter().enumerate() {
-        let (_, resource, verb) = right;
-        let refused = refusal(resource, verb);
+        let refused = refusal(right);
         lab.cluster.apply(&without(role, right)?)?;
         let node = format!("approvers-{count}");
         match lab.approver(&[]) {
@@ -353,7 +364,7 @@ fn the_approver_needs_each_right_that_the_chart_gives_it() -> Result<()> {
             Ok(approver) => {
                 let agent = lab.start(&node)?;
                 approver.wait_for(&refused, || Ok(approver.log().contains(&refused)))?;
-                ensure!(verb == "watch" || !agent.get("/readyz")?.contains("[+]certificate:api"));
+                ensure!(right.verb == "watch" || !agent.get("/readyz")?.contains("[+]certificate:api"));
             }
         }
         lab.cluster.apply(&role.to_string())?;
