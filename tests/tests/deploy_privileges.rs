@@ -1,5 +1,6 @@
 //! Least privilege: with what the chart gives them agents and approver do all that they are for, and without any one thing of it they don't.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -132,6 +133,22 @@ fn agents_enforce_with_the_charts_capabilities_and_need_each() -> Result<()> {
     let shown = said(&lab.kubectl("agent", &GET)?, "unmasked")?;
     ensure!(shown.contains(CANARY), "{shown}");
 
+    // Whoever looks from inside its container is told the same.
+    let doctor = |held: &[String]| -> Result<String> {
+        let by = only(held, &[]);
+        let [program, options @ ..] = by.as_slice() else {
+            anyhow::bail!("no command")
+        };
+        let output = Command::new(program)
+            .args(options)
+            .arg(bailiff_tests::bailiff()?)
+            .arg("doctor")
+            .output()?;
+        Ok(text(&output.stdout))
+    };
+    let told = doctor(&capabilities)?;
+    ensure!(told.contains("all that it takes"), "{told}");
+
     for missing in &capabilities {
         let others: Vec<String> = capabilities
             .iter()
@@ -147,6 +164,9 @@ fn agents_enforce_with_the_charts_capabilities_and_need_each() -> Result<()> {
             told.contains("the agent didn't start") && told.contains(&word),
             "{told}"
         );
+        let told = doctor(&others)?;
+        let word = format!("not held: CAP_{} (to", missing.to_uppercase());
+        ensure!(told.contains(&word), "{told}");
     }
     Ok(())
 }
