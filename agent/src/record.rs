@@ -7,6 +7,7 @@ mod audit;
 mod chain;
 mod content;
 mod detect;
+mod kept;
 mod objects;
 mod ocsf;
 mod render;

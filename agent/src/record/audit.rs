@@ -4,13 +4,24 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::Write as _;
+use std::sync::Arc;
 
 use bailiff_model::{ApiSubject, HopKind, Identity, Impersonation, RecordingLevel};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::kept::Kept;
 use super::objects::{self, Left};
-use super::{Bodies, Body, RequestEnd, RequestOutcome};
+use super::{Bodies, Body, RequestEnd, RequestOutcome, SessionStart};
+
+/// Makes the lines. The annotations that all requests of a connection have alike are rendered once and kept: its chain alone is longer
+/// than the rest of a line.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    sessions: Kept<SessionStart>,
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,7 +48,6 @@ struct Audit<'a> {
     response_object: Option<Value>,
     request_received_timestamp: String,
     stage_timestamp: String,
-    annotations: BTreeMap<&'static str, String>,
 }
 
 /// Whom a verified token names; nobody where none was.
@@ -84,60 +94,77 @@ struct ResponseStatus<'a> {
     code: u16,
 }
 
-/// Writes one request as a line.
-pub(super) fn write(end: &RequestEnd, out: &mut Vec<u8>) {
-    let own_id = format!("{}-{}", end.session.session.as_str(), end.number);
-    let decision = &end.decision;
-    let denied = decision.verdict != bailiff_model::Effect::Allow;
-    let mut annotations = annotations(end);
-    let mut kept = |field: &'static str, of: fn(&Bodies) -> Option<&Body>| {
-        let bodies = end.bodies.as_deref()?;
-        match objects::written(bodies, of(bodies)?) {
-            Ok(object) => object,
-            Err(Left::Truncated) => {
-                annotations.insert("audit.k8s.io/truncated", "true".to_owned());
-                None
-            }
-            Err(Left::Withheld) => {
-                let withheld: &mut String = annotations.entry("bailiff.dev/withheld").or_default();
-                if !withheld.is_empty() {
-                    withheld.push_str(", ");
+impl Events {
+    /// Writes one request as a line.
+    pub(super) fn write(&mut self, end: &RequestEnd, out: &mut Vec<u8>) {
+        let own_id = format!("{}-{}", end.session.session.as_str(), end.number);
+        let decision = &end.decision;
+        let denied = decision.verdict != bailiff_model::Effect::Allow;
+        let (mut is_truncated, mut withheld) = (false, String::new());
+        let mut kept = |field: &'static str, of: fn(&Bodies) -> Option<&Body>| {
+            let bodies = end.bodies.as_deref()?;
+            match objects::written(bodies, of(bodies)?) {
+                Ok(object) => object,
+                Err(Left::Truncated) => {
+                    is_truncated = true;
+                    None
                 }
-                withheld.push_str(field);
-                None
+                Err(Left::Withheld) => {
+                    if !withheld.is_empty() {
+                        withheld.push_str(", ");
+                    }
+                    withheld.push_str(field);
+                    None
+                }
             }
+        };
+        let request_object = kept("requestObject", |bodies| bodies.request.as_ref());
+        let response_object = kept("responseObject", |bodies| bodies.response.as_ref());
+        let audit = Audit {
+            kind: "Event",
+            api_version: "audit.k8s.io/v1",
+            level: level(decision.recording.level()),
+            audit_id: end.server_id.as_deref().unwrap_or(&own_id),
+            stage: "ResponseComplete",
+            request_uri: &end.uri,
+            verb: end.request.verb.as_str(),
+            user: user(end.identity.as_deref()),
+            impersonated_user: end.request.impersonates.as_deref().map(impersonated),
+            user_agent: &end.user_agent,
+            object_ref: object(&end.request.subject),
+            response_status: ResponseStatus {
+                metadata: Nothing {},
+                status: denied.then_some("Failure"),
+                message: denied.then_some(&*decision.reason.message),
+                reason: denied.then_some("Forbidden"),
+                code: end.status,
+            },
+            request_object,
+            response_object,
+            request_received_timestamp: time(end.received),
+            stage_timestamp: time(end.received + end.took),
+        };
+        // Writing into memory can't fail, and none of the types has keys that aren't texts.
+        let _ = serde_json::to_writer(&mut *out, &audit);
+        // The annotations are the object's last field.
+        out.pop();
+        out.extend_from_slice(b",\"annotations\":{");
+        out.extend_from_slice(self.sessions.text(&end.session, of_session));
+        let mut notes = Notes(out);
+        of_request(end, &mut notes);
+        if is_truncated {
+            notes.text("audit.k8s.io/truncated", "true");
         }
-    };
-    let request_object = kept("requestObject", |bodies| bodies.request.as_ref());
-    let response_object = kept("responseObject", |bodies| bodies.response.as_ref());
-    let audit = Audit {
-        kind: "Event",
-        api_version: "audit.k8s.io/v1",
-        level: level(decision.recording.level()),
-        audit_id: end.server_id.as_deref().unwrap_or(&own_id),
-        stage: "ResponseComplete",
-        request_uri: &end.uri,
-        verb: end.request.verb.as_str(),
-        user: user(end.identity.as_deref()),
-        impersonated_user: end.request.impersonates.as_deref().map(impersonated),
-        user_agent: &end.user_agent,
-        object_ref: object(&end.request.subject),
-        response_status: ResponseStatus {
-            metadata: Nothing {},
-            status: denied.then_some("Failure"),
-            message: denied.then_some(&*decision.reason.message),
-            reason: denied.then_some("Forbidden"),
-            code: end.status,
-        },
-        request_object,
-        response_object,
-        request_received_timestamp: time(end.received),
-        stage_timestamp: time(end.received + end.took),
-        annotations,
-    };
-    // Writing into memory can't fail, and none of the types has keys that aren't texts.
-    let _ = serde_json::to_writer(&mut *out, &audit);
-    out.push(b'\n');
+        if !withheld.is_empty() {
+            notes.text("bailiff.dev/withheld", &withheld);
+        }
+        out.extend_from_slice(b"}}\n");
+    }
+
+    /// Says that a connection is over.
+    pub(super) fn forget(&mut self, session: &Arc<SessionStart>) {
+        self.sessions.forget(session);
+    }
 }
 
 /// A policy's level by the word of audit policies.
@@ -202,53 +229,67 @@ fn object(subject: &ApiSubject) -> Option<ObjectRef<'_>> {
     })
 }
 
-fn annotations(end: &RequestEnd) -> BTreeMap<&'static str, String> {
-    let (session, decision) = (&end.session, &end.decision);
-    let mut all = BTreeMap::from([
-        ("bailiff.dev/session", session.session.as_str().to_owned()),
-        ("bailiff.dev/target", session.target.as_str().to_owned()),
-        ("bailiff.dev/verdict", decision.verdict.as_str().to_owned()),
-        ("bailiff.dev/decided-us", end.decided.as_micros().to_string()),
-        ("bailiff.dev/bytes-in", end.bytes_in.to_string()),
-        ("bailiff.dev/token", end.request.token.as_str().to_owned()),
-        ("bailiff.dev/bytes-out", end.bytes_out.to_string()),
-        ("bailiff.dev/masked", end.masked.to_string()),
-        (
-            "bailiff.dev/chain",
-            serde_json::to_string(&*session.chain).unwrap_or_default(),
-        ),
-    ]);
-    if let Some(HopKind::Pod { pod, .. }) = session.chain.hops().last().map(|hop| &hop.kind) {
-        all.insert("bailiff.dev/pod", format!("{}/{}", pod.namespace, pod.name));
+/// Annotations of one event, behind others.
+struct Notes<'a>(&'a mut Vec<u8>);
+
+impl Notes<'_> {
+    /// `key` needs no escapes.
+    fn text(&mut self, key: &'static str, value: &str) {
+        // Writing into memory can't fail.
+        let _ = write!(self.0, ",\"{key}\":");
+        let _ = serde_json::to_writer(&mut *self.0, value);
     }
+
+    /// Values of annotations are texts, also where they are numbers.
+    fn number(&mut self, key: &'static str, value: impl Display) {
+        let _ = write!(self.0, ",\"{key}\":\"{value}\"");
+    }
+}
+
+/// What the events of all requests of a connection have in their annotations.
+fn of_session(session: &SessionStart) -> Box<[u8]> {
+    let mut out = Vec::new();
+    let mut notes = Notes(&mut out);
+    notes.text("bailiff.dev/session", session.session.as_str());
+    notes.text("bailiff.dev/target", session.target.as_str());
+    let chain = serde_json::to_string(&*session.chain).unwrap_or_default();
+    notes.text("bailiff.dev/chain", &chain);
+    if let Some(HopKind::Pod { pod, .. }) = session.chain.hops().last().map(|hop| &hop.kind) {
+        notes.text("bailiff.dev/pod", &format!("{}/{}", pod.namespace, pod.name));
+    }
+    // They come first: no comma before them.
+    out.get(1..).unwrap_or_default().into()
+}
+
+fn of_request(end: &RequestEnd, notes: &mut Notes<'_>) {
+    let decision = &end.decision;
+    notes.text("bailiff.dev/verdict", decision.verdict.as_str());
+    notes.number("bailiff.dev/decided-us", end.decided.as_micros());
+    notes.text("bailiff.dev/token", end.request.token.as_str());
+    notes.number("bailiff.dev/bytes-in", end.bytes_in);
+    notes.number("bailiff.dev/bytes-out", end.bytes_out);
+    notes.number("bailiff.dev/masked", end.masked);
     if let Some(policy) = &decision.reason.policy {
-        all.insert("bailiff.dev/policy", policy.to_string());
+        notes.text("bailiff.dev/policy", policy);
     }
     if let Some(rule) = &decision.reason.rule {
-        all.insert("bailiff.dev/rule", rule.to_string());
+        notes.text("bailiff.dev/rule", rule);
     }
     if let Some((would_be, reason)) = &decision.observed {
-        all.insert(
-            "bailiff.dev/would-be",
-            format!("{} ({reason})", would_be.as_str()),
-        );
+        let told = format!("{} ({reason})", would_be.as_str());
+        notes.text("bailiff.dev/would-be", &told);
     }
     if let Some(refused) = end.refused {
-        all.insert("bailiff.dev/refused", refused.to_owned());
+        notes.text("bailiff.dev/refused", refused);
     }
     if let Some(doubt) = end.doubt {
-        all.insert("bailiff.dev/unknown", doubt.as_str().to_owned());
+        notes.text("bailiff.dev/unknown", doubt.as_str());
     }
     match end.outcome {
         RequestOutcome::Whole => {}
-        RequestOutcome::Cut => {
-            all.insert("bailiff.dev/ended", "before the answer was whole".to_owned());
-        }
-        RequestOutcome::Unanswered => {
-            all.insert("bailiff.dev/ended", "before there was an answer".to_owned());
-        }
+        RequestOutcome::Cut => notes.text("bailiff.dev/ended", "before the answer was whole"),
+        RequestOutcome::Unanswered => notes.text("bailiff.dev/ended", "before there was an answer"),
     }
-    all
 }
 
 /// RFC 3339 in microseconds, as the server's own.

@@ -3,14 +3,14 @@
 mod content;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bailiff_model::{Decision, Effect, EffectSet, HopKind, Reason, SqlEffect};
-use foldhash::HashMap;
 use serde::Serialize;
 
+use super::audit::Events;
 use super::detect::conceal;
+use super::kept::Kept;
 use super::{Event, OperationEnd, Outcome, SessionEnd, SessionStart, recordable};
 
 const CLASS: u64 = 6005;
@@ -30,37 +30,7 @@ const OTHER: u64 = 99;
 pub(super) struct Lines {
     sessions: Kept<SessionStart>,
     decisions: Kept<Decision>,
-}
-
-/// Texts by what they were rendered from. An entry holds its source, so that its address stands for no other.
-#[derive(Debug)]
-struct Kept<T>(HashMap<usize, (Arc<T>, Box<[u8]>)>);
-
-/// How many texts are kept of each kind.
-const KEPT: usize = 1024;
-
-impl<T> Default for Kept<T> {
-    fn default() -> Self {
-        Self(HashMap::default())
-    }
-}
-
-impl<T> Kept<T> {
-    fn text(&mut self, source: &Arc<T>, render: impl FnOnce(&T) -> Box<[u8]>) -> &[u8] {
-        let place = Arc::as_ptr(source).addr();
-        if self.0.len() >= KEPT && !self.0.contains_key(&place) {
-            self.0.clear();
-        }
-        let (_, text) = self
-            .0
-            .entry(place)
-            .or_insert_with(|| (Arc::clone(source), render(source)));
-        text
-    }
-
-    fn forget(&mut self, source: &Arc<T>) {
-        self.0.remove(&Arc::as_ptr(source).addr());
-    }
+    requests: Events,
 }
 
 impl Lines {
@@ -69,9 +39,10 @@ impl Lines {
         match event {
             Event::Start(start) => line(started(start), out),
             Event::Operation(operation) => self.operated(operation, out),
-            Event::Request(request) => super::audit::write(request, out),
+            Event::Request(request) => self.requests.write(request, out),
             Event::End(end) => {
                 self.sessions.forget(&end.session);
+                self.requests.forget(&end.session);
                 line(ended(end), out);
             }
         }

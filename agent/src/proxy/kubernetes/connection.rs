@@ -282,7 +282,7 @@ impl Connection {
             return true;
         }
         let room = self.shared.room_for_another(self.when_full);
-        timeout(RECORDS_WITHIN, room).await.is_ok()
+        Box::pin(timeout(RECORDS_WITHIN, room)).await.is_ok()
     }
 
     /// Keeps the API server's end of a connection that stops to speak HTTP.

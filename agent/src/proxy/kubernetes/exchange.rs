@@ -1,4 +1,6 @@
 //! One request: from its headers to a verdict, and to the answer.
+//!
+//! Each request is a task of its own in memory of its own: what few requests need while they wait is boxed, so that the others' tasks stay small.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,7 +58,7 @@ pub(super) async fn answer(connection: &Rc<Connection>, request: Request<Incomin
         is_empty,
         lost,
     } = if asks {
-        Read::of(connection, &typed.request, request).await
+        Box::pin(Read::of(connection, &typed.request, request)).await
     } else {
         Read::unread(request, with_body)
     };
@@ -104,7 +106,8 @@ pub(super) async fn answer(connection: &Rc<Connection>, request: Request<Incomin
         None => request,
         Some(masks) => {
             masking::ask(request.headers_mut());
-            match write::look(connection, account.request(), masks, request).await {
+            let looked = Box::pin(write::look(connection, account.request(), masks, request));
+            match looked.await {
                 Ok(request) => request,
                 Err(status) => return say(&status, form, account),
             }
@@ -140,7 +143,7 @@ pub(super) async fn answer(connection: &Rc<Connection>, request: Request<Incomin
                 }
                 Some(masks) => {
                     let held = Held::of_answer(connection);
-                    masked(masks, response, form, account, held).await
+                    Box::pin(masked(masks, response, form, account, held)).await
                 }
             }
         }

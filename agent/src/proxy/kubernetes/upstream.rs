@@ -221,7 +221,7 @@ impl Upstream {
         loop {
             let mut held = self.link.lock().await;
             if held.as_ref().is_none_or(Link::is_closed) {
-                *held = Some(self.dial(connection, self.version).await?);
+                *held = Some(Box::pin(self.dial(connection, self.version)).await?);
             }
             let outcome = match held.as_mut() {
                 Some(Link::Http2(sender)) => {
@@ -273,7 +273,7 @@ impl Upstream {
         let spare = open.is_some().then(|| again(&request));
         let mut sender = match open {
             Some(sender) => sender,
-            None => match self.dial(connection, Version::Http1).await {
+            None => match Box::pin(self.dial(connection, Version::Http1)).await {
                 Ok(Link::Http1(sender, _)) => sender,
                 Err(Failure::Unreachable(End::Handshake { .. })) | Ok(Link::Http2(_)) => {
                     self.reads.never();
