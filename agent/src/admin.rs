@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use http_body_util::Full;
@@ -84,10 +85,51 @@ pub struct Admin {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Where and how health and metrics are served.
+#[derive(Debug, Clone)]
+pub struct Serve {
+    /// The address; port 0 for any.
+    pub(crate) address: SocketAddr,
+    /// Whose health it is, where it is asked for by `?revision=`. While an agent is replaced by another, both are asked at one address.
+    pub(crate) revision: Option<String>,
+    /// For how long the address is tried again while another has it.
+    pub(crate) patience: Duration,
+}
+
+impl From<SocketAddr> for Serve {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            revision: None,
+            patience: Duration::ZERO,
+        }
+    }
+}
+
+/// How long passes between two such tries.
+const BIND_AGAIN: Duration = Duration::from_millis(50);
+
+fn bind(serve: &Serve) -> Result<std::net::TcpListener> {
+    let until = Instant::now() + serve.patience;
+    loop {
+        match std::net::TcpListener::bind(serve.address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(BIND_AGAIN);
+            }
+            bound => {
+                return bound.with_context(|| {
+                    let address = serve.address;
+                    format!("cannot serve metrics on {address}; choose another with --admin")
+                });
+            }
+        }
+    }
+}
+
 impl Admin {
     /// Listens and serves.
     pub fn start(
-        address: SocketAddr,
+        serve: &Serve,
         metrics: Arc<Metrics>,
         workers: Arc<Workers>,
         catalogs: Arc<Catalogs>,
@@ -99,7 +141,7 @@ impl Admin {
         });
         let silence = Arc::new(move || workers.silence());
         Self::serving(
-            address,
+            serve,
             Arc::new(OfAgent {
                 metrics,
                 silence,
@@ -109,19 +151,19 @@ impl Admin {
     }
 
     /// The same for what isn't an agent.
-    pub(crate) fn serving(address: SocketAddr, pages: Arc<dyn Pages>) -> Result<Self> {
-        let listener = std::net::TcpListener::bind(address)
-            .with_context(|| format!("cannot serve metrics on {address}; choose another with --admin"))?;
+    pub(crate) fn serving(how: &Serve, pages: Arc<dyn Pages>) -> Result<Self> {
+        let listener = bind(how)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let revision: Arc<Option<String>> = Arc::new(how.revision.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, pages, stopped)))?;
+            .spawn(move || runtime.block_on(serve(listener, pages, revision, stopped)))?;
         Ok(Self {
             address,
             stop,
@@ -144,7 +186,12 @@ impl Admin {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, pages: Arc<dyn Pages>, stop: CancellationToken) {
+async fn serve(
+    listener: std::net::TcpListener,
+    pages: Arc<dyn Pages>,
+    revision: Arc<Option<String>>,
+    stop: CancellationToken,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "metrics can't be served"),
@@ -162,10 +209,10 @@ async fn serve(listener: std::net::TcpListener, pages: Arc<dyn Pages>, stop: Can
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
-        let pages = Arc::clone(&pages);
+        let (pages, revision) = (Arc::clone(&pages), Arc::clone(&revision));
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &*pages);
+                let answer = answer(&request, &*pages, revision.as_deref());
                 async move { Ok::<_, Infallible>(answer) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
@@ -180,8 +227,16 @@ async fn serve(listener: std::net::TcpListener, pages: Arc<dyn Pages>, stop: Can
     }
 }
 
-fn answer(request: &Request<Incoming>, pages: &dyn Pages) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, pages: &dyn Pages, revision: Option<&str>) -> Response<Full<Bytes>> {
+    let asked = request
+        .uri()
+        .query()
+        .and_then(|query| query.strip_prefix("revision="));
     let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz" | "/readyz") if asked.is_some() && asked != revision => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Bytes::from_static(b"another revision of the agent serves here\n"),
+        ),
         (&Method::GET, "/metrics") => match pages.metrics() {
             Ok(text) => (StatusCode::OK, Bytes::from(text)),
             Err(error) => {
@@ -244,6 +299,12 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String
         metrics.draining.get() == 0,
         "the agent drains and takes no new connections",
     );
+    // Whoever replaces an agent by another ends the one before as soon as the next is ready.
+    condition(
+        "pods",
+        !metrics.awaits_pods.load(Ordering::Acquire),
+        "those that run here are being enrolled",
+    );
     for (target, supply) in &told.certificates {
         let missing = match supply {
             Supply::Missing(why) | Supply::Untrusted(why) => Some(why.as_str()),
@@ -290,7 +351,7 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use bailiff_model::{Effect, Protocol, SqlEffect};
 
@@ -312,7 +373,7 @@ mod tests {
         let seconds = Arc::new(AtomicU64::new(0));
         let told = Arc::clone(&seconds);
         let admin = Admin::serving(
-            "127.0.0.1:0".parse().unwrap(),
+            &SocketAddr::from(([127, 0, 0, 1], 0)).into(),
             Arc::new(OfAgent {
                 metrics: Arc::clone(&metrics),
                 silence: Arc::new(move || Duration::from_secs(told.load(Ordering::Relaxed))),
@@ -411,7 +472,7 @@ mod tests {
         let silence: Arc<Silence> = Arc::new(|| Duration::ZERO);
         let metrics = Arc::new(Metrics::new().unwrap());
         let admin = Admin::serving(
-            "127.0.0.1:0".parse().unwrap(),
+            &SocketAddr::from(([127, 0, 0, 1], 0)).into(),
             Arc::new(OfAgent {
                 metrics,
                 silence,
@@ -437,5 +498,33 @@ mod tests {
             let _ = stream.read_to_end(&mut told); // To the end: it was closed.
         }
         admin.stop();
+    }
+
+    #[test]
+    fn an_address_is_tried_again_and_health_of_another_revision_is_not_told() {
+        let pages = || -> Arc<dyn Pages> {
+            Arc::new(OfAgent {
+                metrics: Arc::new(Metrics::new().unwrap()),
+                silence: Arc::new(|| Duration::ZERO),
+                warnings: Arc::new(Told::default),
+            })
+        };
+        let serve = |address, revision: &str| Serve {
+            address,
+            revision: Some(revision.to_owned()),
+            patience: Duration::from_secs(60),
+        };
+        let first = Admin::serving(&serve(([127, 0, 0, 1], 0).into(), "1"), pages()).unwrap();
+        let address = first.address();
+        let healthy =
+            |path: &str| ask(address, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).contains(" 200 ");
+        assert!(healthy("/readyz?revision=1") && healthy("/healthz") && !healthy("/healthz?revision=2"));
+        let next = std::thread::spawn(move || Admin::serving(&serve(address, "2"), pages()));
+        std::thread::sleep(Duration::from_millis(200));
+        first.stop();
+        let next = next.join().unwrap().unwrap();
+        assert_eq!(next.address(), address);
+        assert!(healthy("/healthz?revision=2") && !healthy("/readyz?revision=1"));
+        next.stop();
     }
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
-use bailiff_kernel::{GuardBy, Options as RedirectOptions, Redirect, TargetEntry, cgroup, net};
+use bailiff_kernel::{GuardBy, Options as RedirectOptions, Pulse, Redirect, TargetEntry, cgroup, net};
 use bailiff_model::{CgroupId, PodInfo};
 use bailiff_policy::catalog::CatalogLimits;
 use bailiff_policy::{ParserPool, PolicySet};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Serve};
 use crate::attribution::{Attribution, PodEntry};
 use crate::catalog::{CatalogThread, Catalogs};
 use crate::certificates::Certificates;
@@ -29,6 +29,9 @@ use crate::older::Older;
 use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 use crate::world::cluster::ClusterAccess;
+
+/// How long an agent before this one may take to leave the address of metrics and health.
+const HANDED_OVER: Duration = Duration::from_secs(20);
 
 /// Who is told of changed targets.
 type Followers = Mutex<Vec<Box<dyn Fn(&PolicySet) -> Result<()> + Send>>>;
@@ -50,6 +53,10 @@ pub struct AgentOptions {
     pub record_bytes: u64,
     /// Where metrics and health are served; port 0 for any.
     pub admin: Option<SocketAddr>,
+    /// Whether somebody tells it of pods that run already, before which it isn't ready.
+    pub awaits_pods: bool,
+    /// Which revision it is, where health is asked for by one.
+    pub revision: Option<String>,
     /// Threads that carry connections.
     pub workers: usize,
     /// For how long a worker that was busy looks for more before it sleeps, at most; zero: not at all.
@@ -78,6 +85,7 @@ pub struct PodSpec {
 /// An agent in force.
 pub struct Agent {
     redirect: KernelSide,
+    pulse: Pulse,
     attribution: Arc<Attribution>,
     in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
@@ -102,11 +110,17 @@ struct Listening {
     host_links: Vec<String>,
 }
 
-/// The kernel side, steered by whichever thread adds pods or brings new targets; none once it was taken down.
+/// The kernel side, steered by whichever thread adds pods or brings new targets; none once it was taken down, or another agent has taken over.
 type KernelSide = Arc<Mutex<Option<Redirect>>>;
 
 fn steer<T>(kernel: &KernelSide, work: impl FnOnce(&mut Redirect) -> T) -> Option<T> {
-    kernel.lock().ok()?.as_mut().map(work)
+    let mut held = kernel.lock().ok()?;
+    if held.as_ref().is_some_and(Redirect::is_taken_over) {
+        // Two that steer would undo each other's work. Dropped, it leaves everything in place.
+        *held = None;
+        tracing::info!("another agent has taken over; this one ends what it has begun");
+    }
+    held.as_mut().map(work)
 }
 
 fn entries(set: &PolicySet) -> Vec<TargetEntry> {
@@ -129,6 +143,7 @@ impl Agent {
         let set = PolicySet::load(&options.config)?;
         let files = read_files(&set, &Snapshot::default())?;
         let metrics = Arc::new(Metrics::new()?);
+        metrics.awaits_pods.store(options.awaits_pods, Ordering::Release);
         metrics.certificates(files.expiries());
         let certificates = Certificates::start(options.cluster.clone(), Arc::clone(&metrics))?;
         certificates.follow(&files);
@@ -149,6 +164,7 @@ impl Agent {
         redirect.set_targets(&entries(&set))?;
         let heartbeat = redirect.heartbeat().context("the heartbeat was taken")?;
         let (origins, sweep) = (redirect.origins(), redirect.sweep()?);
+        let (pulse, took_over) = (redirect.pulse()?, redirect.took_over());
         let redirect = Arc::new(Mutex::new(Some(redirect)));
         let in_force = Arc::new(InForce::new(set));
         let attribution = Arc::new(Attribution::default());
@@ -198,7 +214,12 @@ impl Agent {
             .admin
             .map(|address| {
                 Admin::start(
-                    address,
+                    &Serve {
+                        address,
+                        revision: options.revision.clone(),
+                        // The agent before may serve there until it sees that this one is there.
+                        patience: if took_over { HANDED_OVER } else { Duration::ZERO },
+                    },
                     Arc::clone(&metrics),
                     Arc::clone(&workers),
                     Arc::clone(&catalogs),
@@ -225,6 +246,7 @@ impl Agent {
             .spawn(move || quiet.run())?;
         Ok(Self {
             redirect,
+            pulse,
             attribution,
             in_force,
             metrics,
@@ -364,8 +386,42 @@ impl Agent {
         self.workers.hurry();
     }
 
-    /// Drains for up to `grace`, writes what is left to record, and takes the kernel side down.
-    pub fn shutdown(mut self, grace: Duration) -> Result<()> {
+    /// Whether another agent has taken over from this one, and steers the kernel side now. Connections that are open here go on, as do those that
+    /// come by way of listeners which the other hasn't replaced yet.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        steer(&self.redirect, |_| ()).is_none()
+    }
+
+    /// Leaves to an agent that has taken over what only one can have: the address of metrics and health, and to show that the agent lives.
+    pub fn stand_back(&mut self) {
+        self.acceptor.silence();
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
+        }
+    }
+
+    /// How long ago an agent was seen alive: this one, or the one that has taken over.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.pulse.age()
+    }
+
+    /// Drains for up to `grace`, writes what is left to record, and takes the kernel side down, unless another agent has it.
+    pub fn shutdown(self, grace: Duration) -> Result<()> {
+        if let Some(redirect) = self.end(grace) {
+            redirect.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Drains for up to `grace` and writes what is left to record. The kernel side stays for the next agent: until that comes, connections to targets
+    /// are refused, or go direct, by the targets' failure mode.
+    pub fn leave(self, grace: Duration) {
+        drop(self.end(grace));
+    }
+
+    fn end(mut self, grace: Duration) -> Option<Redirect> {
         self.drain(grace);
         self.stop.store(true, Ordering::Release);
         self.acceptor.stop();
@@ -382,11 +438,7 @@ impl Agent {
         if let Some(control) = self.control.take() {
             control.stop();
         }
-        let redirect = self.redirect.lock().ok().and_then(|mut held| held.take());
-        if let Some(redirect) = redirect {
-            redirect.remove()?;
-        }
-        Ok(())
+        self.redirect.lock().ok().and_then(|mut held| held.take())
     }
 }
 

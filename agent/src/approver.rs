@@ -97,7 +97,7 @@ impl Approver {
         });
         let _admin = options
             .admin
-            .map(|address| Admin::serving(address, Arc::<State>::clone(&state)))
+            .map(|address| Admin::serving(&address.into(), Arc::<State>::clone(&state)))
             .transpose()?;
         runtime.block_on(async {
             let client = options.cluster.client().await?;

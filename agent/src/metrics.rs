@@ -1,5 +1,7 @@
 //! Counters for Prometheus. Labels are of bounded number: never a pod, a path or a statement.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bailiff_model::{ApiVerb, Effect, Protocol, SqlEffect, TargetName, TokenState};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -42,6 +44,8 @@ pub struct Metrics {
     pub recorder_failing: IntGauge,
     /// Kernel programs that aren't where they were attached.
     pub kernel_detached: IntGauge,
+    /// Whether the pods that run here haven't been looked at yet. Not served: readiness says it.
+    pub awaits_pods: AtomicBool,
     /// 1 once the agent drains.
     pub draining: IntGauge,
     /// Connections destroyed because they were older than their protection.
@@ -260,6 +264,7 @@ impl Metrics {
                 "1 while the policies' files are refused, so that older ones are in force.",
             )?,
             recorder_failing: gauge("bailiff_recorder_failing", "1 while the record can't be written.")?,
+            awaits_pods: AtomicBool::default(),
             kernel_detached: gauge(
                 "bailiff_kernel_programs_detached",
                 "Kernel programs that aren't where they were attached.",
@@ -381,6 +386,7 @@ impl Metrics {
 
     /// Notes what becomes of the pods that run on this node.
     pub fn pods(&self, states: &[PodState]) {
+        self.awaits_pods.store(false, Ordering::Release);
         for state in PodState::ALL {
             let count = states.iter().filter(|other| **other == state).count();
             self.pods

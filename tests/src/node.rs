@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,10 @@ const ADMIN: u16 = 9464;
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// There is one agent on the node at a time.
+/// Agents that this process has started.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+/// There is one test on the node at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
 /// A namespace of a cluster with a node, its pods, and the configuration of the node's agent.
@@ -256,8 +260,10 @@ impl NodeLab {
     }
 
     fn start_in(&self, folder: &Path, before: &[&str], options: &[&str]) -> Result<NodeAgent> {
-        let log = self.keys.path().join("agent.log");
-        let cgroup = folder.join(format!("agent-{}", std::process::id()));
+        // Two may run at once, the second to take over from the first.
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let log = self.keys.path().join(format!("agent-{number}.log"));
+        let cgroup = folder.join(format!("agent-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&cgroup)?;
         let said = std::fs::File::create(&log)?;
         let admin = format!("{}:{ADMIN}", self.cluster.node_address()?);
@@ -272,11 +278,13 @@ impl NodeLab {
             ])
             .args(before)
             .arg(bailiff()?)
-            .args(["node", "--pins", &pins, "--admin", &admin, "--record-dir"])
+            .args(["node", "--pins", &pins, "--admin", &admin])
+            .args(["--revision", &number.to_string(), "--record-dir"])
             .arg(self.enforced.record())
             .arg("--pods-cgroup")
             .arg(self.cluster.node_cgroup()?.join("kubepods"))
             .args(options)
+            .env("BAILIFF_LOG", "info")
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)
@@ -284,11 +292,12 @@ impl NodeLab {
         let mut agent = NodeAgent {
             child,
             admin,
+            number,
             log,
             cgroup,
         };
         let until = Instant::now() + PATIENCE;
-        while agent.get("/healthz").is_err() {
+        while !agent.says("/healthz") {
             if let Some(status) = agent.child.try_wait()? {
                 anyhow::bail!("the agent didn't start ({status}): {}", agent.log());
             }
@@ -338,6 +347,7 @@ impl Drop for NodeLab {
 pub struct NodeAgent {
     child: Child,
     admin: String,
+    number: usize,
     log: PathBuf,
     cgroup: PathBuf,
 }
@@ -346,6 +356,26 @@ impl NodeAgent {
     /// What its admin server answers, with status and headers.
     pub fn get(&self, path: &str) -> Result<String> {
         crate::running::get(self.admin.parse()?, path)
+    }
+
+    /// Whether it says yes to this question itself, and not one before it.
+    #[must_use]
+    pub fn says(&self, path: &str) -> bool {
+        self.get(&format!("{path}?revision={}", self.number))
+            .is_ok_and(|said| said.contains(" 200 "))
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Asks it to end.
+    pub fn ask_to_end(&self) -> Result<()> {
+        Ok(kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            Signal::SIGTERM,
+        )?)
     }
 
     /// All metrics, as served.
@@ -392,13 +422,30 @@ impl Drop for NodeAgent {
 impl Cluster {
     /// Makes an image of a static program as `cargo xtask image` does, and puts it on the node.
     pub fn image_of(&self, program: &Path, tag: &str) -> Result<()> {
+        self.image_with(program, tag, &[])
+    }
+
+    /// The same of the agent as it was built for the tests, with the libraries that it needs: the static one takes minutes to build.
+    pub fn image_of_agent(&self, tag: &str) -> Result<()> {
+        let stripped = self.folder().join("agent-stripped");
+        check(
+            Command::new("strip")
+                .args(["--strip-debug", "-o"])
+                .arg(&stripped)
+                .arg(bailiff()?),
+        )?;
+        self.image_with(&stripped, tag, &["--with-libraries"])
+    }
+
+    fn image_with(&self, program: &Path, tag: &str, options: &[&str]) -> Result<()> {
         let archive = self.folder().join("made.tar");
         check(
             Command::new(harness_program("xtask")?)
                 .args(["image", "--tag", tag, "--binary"])
                 .arg(program)
                 .arg("--output")
-                .arg(&archive),
+                .arg(&archive)
+                .args(options),
         )?;
         check(
             Command::new("nsenter")
@@ -407,6 +454,15 @@ impl Cluster {
                 .arg(&archive),
         )?;
         Ok(())
+    }
+
+    /// What is pinned in the node's bpf file system, beside what the kernel puts there.
+    pub fn pinned_on_node(&self) -> Result<Vec<String>> {
+        let folder = format!("/proc/{}/root/sys/fs/bpf", self.node_process()?);
+        std::fs::read_dir(folder)?
+            .map(|pin| Ok(pin?.file_name().to_string_lossy().into_owned()))
+            .filter(|name: &Result<String>| !name.as_ref().is_ok_and(|name| name.ends_with(".debug")))
+            .collect()
     }
 
     /// The process that holds the node's namespaces.

@@ -111,7 +111,7 @@ fn the_api_server_takes_each_object_by_its_schema() -> Result<()> {
     let namespace = cluster.kubectl(&["create", "namespace", "bailiff", "--dry-run=client", "-o", "json"])?;
     cluster.apply(&namespace)?;
     let every = everything();
-    let sets: [(&[&str], usize); 3] = [(&[], 16), (&LITTLE, 4), (&[&every], 18)];
+    let sets: [(&[&str], usize); 3] = [(&[], 18), (&LITTLE, 6), (&[&every], 20)];
     for (values, count) in sets {
         let rendered = cluster.helm_template(values)?;
         ensure!(rendered.status.success(), "{}", said(&rendered));
@@ -158,6 +158,9 @@ fn each_value_does_what_it_says() -> Result<()> {
             .collect()
     };
     let args = strings(spec.pointer("/containers/0/args"));
+    let (revision, args): (Vec<String>, Vec<String>) =
+        args.into_iter().partition(|arg| arg.starts_with("--revision="));
+    ensure!(revision.len() == 1, "{revision:?}");
     ensure!(
         args == [
             "node",
@@ -171,6 +174,7 @@ fn each_value_does_what_it_says() -> Result<()> {
             "--state-dir=/var/lib/bailiff/state",
             "--record-dir=/var/lib/bailiff/record",
             "--record-mib=2048",
+            "--daemonset=bailiff/guard-agent",
             "--admin=[$(HOST_IP)]:9500",
             "--workers=3",
             "--limit=drain=30s",
@@ -189,7 +193,7 @@ fn each_value_does_what_it_says() -> Result<()> {
         ),
         ("/containers/0/imagePullPolicy", json!("Always")),
         ("/containers/0/env/2/value", json!("enforce")),
-        ("/containers/0/ports/0/containerPort", json!(9500)),
+        ("/containers/0/readinessProbe/httpGet/port", json!(9500)),
         (
             "/containers/0/securityContext/seLinuxOptions",
             json!({"type": "spc_t"}),

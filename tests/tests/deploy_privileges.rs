@@ -312,6 +312,8 @@ fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
             state,
             "--mode",
             "enforce",
+            "--daemonset",
+            "bailiff/bailiff-agent",
         ])
     };
     let told = |agent: &NodeAgent| -> Result<String> {
@@ -320,6 +322,7 @@ fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
     };
 
     // With all of them it does all that it is for, and asks for nothing that it may not.
+    let (in_namespace, few) = rights(lab.cluster, "Role", "bailiff-agent")?;
     let (role, single) = rights(lab.cluster, "ClusterRole", "bailiff-agent")?;
     let agent = begin("rights-all", &role.to_string())?;
     let serves = |node: &str| -> Result<bool> {
@@ -336,11 +339,14 @@ fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
     ensure!(!all.contains("cannot "), "{all}");
     ensure!(agent.stop()?.success());
 
-    ensure!(single.len() == 10, "{single:?}");
-    for (count, right) in single.iter().enumerate() {
+    ensure!(single.len() == 10 && few.len() == 2, "{single:?} {few:?}");
+    // First those of the namespace: an agent that can't ask for its DaemonSet leaves its kernel side, and the next one takes that over.
+    let each = few.iter().map(|right| (&in_namespace, right));
+    let each = each.chain(single.iter().map(|right| (&role, right)));
+    for (count, (role, right)) in each.enumerate() {
         let node = format!("rights-{count}");
         let refused = refusal(right);
-        let agent = match begin(&node, &without(&role, right)?) {
+        let agent = match begin(&node, &without(role, right)?) {
             Ok(agent) => agent,
             Err(error) => {
                 let told = error.to_string().replace('\\', "");

@@ -24,6 +24,10 @@ pub(super) struct AgentArgs {
     /// Serve /metrics, /healthz and /readyz here, on the host
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
+    /// Answer /healthz?revision=TEXT and /readyz?revision=TEXT only for this TEXT, so that whoever replaces an agent by another isn't
+    /// answered by the one before
+    #[arg(long, value_name = "TEXT")]
+    revision: Option<String>,
     /// Where the record of sessions goes
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
     record_dir: PathBuf,
@@ -92,6 +96,8 @@ impl AgentArgs {
             record: record.to_owned(),
             record_bytes: self.record_mib << 20,
             admin: self.admin,
+            revision: self.revision.clone(),
+            awaits_pods: false,
             workers: self.workers.unwrap_or_else(default_workers),
             busy_poll: Duration::from_micros(self.busy_poll),
             limits,

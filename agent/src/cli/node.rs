@@ -3,23 +3,40 @@
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bailiff_kernel::probe;
 use bailiff_model::Mode;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::agent::{AgentArgs, CERTIFICATES, Place};
-use crate::app::Agent;
+use crate::app::{Agent, AgentOptions};
 use crate::proxy::Limits;
+use crate::world::cluster::daemon_set::{DaemonSetName, OwnDaemonSet};
 use crate::world::cluster::pods::{ClusterPods, Namespaces};
 use crate::world::cluster::policies::ClusterPolicies;
 use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup};
 
 /// Where below the state the cluster's Targets and Policies are.
 const POLICIES: &str = "policies";
+
+/// How long an agent that is to end waits for one that takes over.
+const SUCCESSOR: Duration = Duration::from_secs(5);
+
+/// How long passes between two looks for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Connections that were diverted to an agent just before the next one took over have arrived after so long.
+const ON_THEIR_WAY: Duration = Duration::from_secs(1);
+
+/// An agent that has taken over and says nothing for so long is gone.
+const GONE: Duration = Duration::from_secs(15);
+
+/// How long passes between two looks whether it is, in milliseconds.
+const LOOKED_AFTER: u16 = 1000;
 
 /// How long a start waits for them.
 const TOLD: Duration = Duration::from_secs(10);
@@ -30,9 +47,11 @@ const TOLD: Duration = Duration::from_secs(10);
 /// their uids; both may change while this runs. A pod of which neither says anything can't reach any Target. An exempt one reaches
 /// them past Bailiff, and for one that is only observed is told what policies would do, and nothing is denied or masked.
 ///
-/// It has to run as root in the node's own network namespace, in a cgroup of its own. It ends at SIGTERM or SIGINT, once the sessions that are
+/// It has to run as root in the node's own network namespace, in a cgroup of its own. Where one runs already with the same --pins, this one takes over
+/// from it: the other's sessions go on, and no connection is refused. It ends at SIGTERM or SIGINT, once the sessions that are
 /// open have ended, for which they have as long as the limit `drain` says; then what it put into the kernel is gone, and
-/// connections go direct. Where it was killed, connections to Targets are refused (or go direct, by `failureMode`) until it runs again.
+/// connections go direct. With --daemonset that is so only where the DaemonSet was deleted. Otherwise, and where it was killed, connections to Targets
+/// are refused (or go direct, by `failureMode`) until the next one runs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Limits:\n{}", Limits::help()))]
 pub(crate) struct Args {
@@ -57,6 +76,9 @@ pub(crate) struct Args {
     /// With --node: a namespace whose pods go past Bailiff; may be given several times. Given once, the defaults don't hold
     #[arg(long, value_name = "NAMESPACE", default_values = ["kube-system", "bailiff"])]
     exempt_namespace: Vec<String>,
+    /// The DaemonSet that starts it: at its end, what it put into the kernel stays for the next agent, unless the DaemonSet was deleted
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    daemonset: Option<DaemonSetName>,
     /// With --node: where what the API server said is kept, for a start while it is away
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/state")]
     state_dir: PathBuf,
@@ -136,19 +158,72 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let limits = args.agent.limits();
     let drain = limits.drain;
     let place = Place {
-        agent_cgroup: own_cgroup()?,
+        agent_cgroup: own_cgroup(&pods_cgroup)?,
         pods_cgroup,
         pins: args.pins.clone(),
     };
-    let agent = Agent::start(args.agent.options(place, &config, &record, limits))?;
+    let daemon_set = args
+        .daemonset
+        .clone()
+        .map(|name| OwnDaemonSet::start(args.agent.cluster(), name))
+        .transpose()?;
+    let agent = Agent::start(AgentOptions {
+        awaits_pods: true,
+        ..args.agent.options(place, &config, &record, limits)
+    })?;
     agent.wait_for_certificates(CERTIFICATES);
-    loop {
+    while !agent.is_taken_over() {
         pods.follow(&agent);
         if pods.wait(ended.as_fd())? && ended.read_signal()?.is_some() {
-            break;
+            return end(agent, daemon_set.as_ref(), drain);
         }
     }
-    agent.shutdown(drain)?;
+    drop(pods);
+    let asked = taken_over(agent, &ended, drain);
     drop(policies);
+    asked
+}
+
+/// Ends an agent that was asked to.
+fn end(agent: Agent, daemon_set: Option<&OwnDaemonSet>, drain: Duration) -> Result<ExitCode> {
+    let Some(daemon_set) = daemon_set else {
+        agent.shutdown(drain)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    // The next one may be just about to take over: until then this one goes on.
+    let until = Instant::now() + SUCCESSOR;
+    while !daemon_set.goes() && !agent.is_taken_over() && Instant::now() < until {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    if agent.is_taken_over() {
+        std::thread::sleep(ON_THEIR_WAY);
+        agent.leave(drain);
+    } else if daemon_set.goes() {
+        agent.shutdown(drain)?;
+    } else {
+        tracing::info!("what holds the pods' connections stays in the kernel until the next agent runs");
+        agent.leave(drain);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an agent does from which another has taken over: it carries what it has, and waits until it is asked to end.
+fn taken_over(mut agent: Agent, ended: &SignalFd, drain: Duration) -> Result<ExitCode> {
+    agent.stand_back();
+    loop {
+        let mut signalled = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut signalled, LOOKED_AFTER) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for signals"),
+        }
+        if ended.read_signal()?.is_some() {
+            std::thread::sleep(ON_THEIR_WAY);
+            agent.leave(drain);
+            return Ok(ExitCode::SUCCESS);
+        }
+        if agent.silence() > GONE {
+            agent.leave(Duration::ZERO);
+            bail!("the agent that had taken over from this one is gone; this one has to be started again");
+        }
+    }
 }

@@ -41,6 +41,7 @@ pub(crate) struct PodListeners {
 
 enum Order {
     Listen(PodListeners),
+    Silence,
     Stop,
 }
 
@@ -80,6 +81,11 @@ impl Acceptor {
         let _ = self.orders.send(Order::Listen(pod));
     }
 
+    /// Goes on accepting, but shows the kernel side no more that the agent lives: another does.
+    pub(crate) fn silence(&self) {
+        let _ = self.orders.send(Order::Silence);
+    }
+
     /// Ends accepting. Connections that were accepted go on.
     pub fn stop(mut self) {
         let _ = self.orders.send(Order::Stop);
@@ -101,6 +107,7 @@ struct Desk {
 impl Desk {
     async fn run(self: Arc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>, mut heartbeat: Heartbeat) {
         let mut beat = tokio::time::interval(BEAT);
+        let mut is_shown = true;
         loop {
             tokio::select! {
                 order = inbox.recv() => match order {
@@ -115,9 +122,10 @@ impl Desk {
                             });
                         }
                     }
+                    Some(Order::Silence) => is_shown = false,
                     Some(Order::Stop) | None => return,
                 },
-                _ = beat.tick() => {
+                _ = beat.tick(), if is_shown => {
                     // No beat while a worker hangs: the kernel side then answers by each target's failure mode.
                     if self.workers.silence() < HUNG {
                         heartbeat.beat();

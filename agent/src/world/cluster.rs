@@ -1,5 +1,6 @@
 //! The cluster: how the agent itself speaks with its API server, and as whom.
 
+pub(crate) mod daemon_set;
 pub(crate) mod pods;
 pub(crate) mod policies;
 

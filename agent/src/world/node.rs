@@ -254,11 +254,14 @@ fn own_netns() -> Result<NetnsFd> {
     NetnsFd::open(Path::new("/proc/thread-self/ns/net")).context("cannot tell the node's network namespace")
 }
 
-/// The calling process's own cgroup, which has to be one that tells the agent from all others.
-pub(crate) fn own_cgroup() -> Result<PathBuf> {
-    let own = cgroup::current()?;
+/// The calling process's own cgroup, in the mount where the pods' are. It has to be one that tells the agent from all others.
+pub(crate) fn own_cgroup(pods: &Path) -> Result<PathBuf> {
+    let mount = cgroup::mount_of(pods)
+        .with_context(|| format!("{} is no cgroup of the second version", pods.display()))?;
+    let own = cgroup::current_below(&mount)
+        .with_context(|| format!("the agent's own cgroup isn't below {}", mount.display()))?;
     anyhow::ensure!(
-        own != cgroup::mount()?,
+        own != mount,
         "the agent is in the root of all cgroups, so that the kernel side can't tell it from other processes; start it in one of its own"
     );
     Ok(own)

@@ -9,17 +9,33 @@ use bailiff_model::CgroupId;
 
 use crate::KernelError;
 
-/// Where cgroup2 is mounted, by `/proc/self/mountinfo`.
+/// Where cgroup2 is mounted first, by `/proc/self/mountinfo`.
 pub fn mount() -> Result<PathBuf, KernelError> {
+    mounts()?.into_iter().next().ok_or(KernelError::NoCgroup2)
+}
+
+/// The mount of cgroup2 in which a path lies. In a container there may be two: its own, and the node's.
+///
+/// # Errors
+/// When it lies in none.
+pub fn mount_of(path: &Path) -> Result<PathBuf, KernelError> {
+    mounts()?
+        .into_iter()
+        .filter(|mount| path.starts_with(mount))
+        .max_by_key(|mount| mount.components().count())
+        .ok_or(KernelError::NoCgroup2)
+}
+
+fn mounts() -> Result<Vec<PathBuf>, KernelError> {
     let mounts =
         std::fs::read_to_string("/proc/self/mountinfo").map_err(KernelError::system("cannot read mounts"))?;
-    mounts
+    Ok(mounts
         .lines()
         .filter_map(|line| line.split_once(" - "))
         .filter(|(_, kind)| kind.split(' ').next() == Some("cgroup2"))
-        .find_map(|(place, _)| place.split(' ').nth(4))
+        .filter_map(|(place, _)| place.split(' ').nth(4))
         .map(PathBuf::from)
-        .ok_or(KernelError::NoCgroup2)
+        .collect())
 }
 
 /// A cgroup's id.
@@ -39,42 +55,48 @@ pub fn subtree(path: &Path) -> HashSet<CgroupId> {
     ids
 }
 
-/// The calling process's cgroup, below the mount.
-///
-/// A process in a cgroup namespace of its own, as containers are on hosts with the second version alone, is told a path that
-/// begins at its own cgroup, while the mount may be the host's: then it is looked for where it is listed.
+/// The calling process's cgroup, below the first mount.
 pub fn current() -> Result<PathBuf, KernelError> {
+    current_below(&mount()?)
+}
+
+/// The calling process's cgroup, below a mount. In a cgroup namespace of its own, as containers have one, `/proc/self/cgroup` says `/`: then it is
+/// looked for among all that are there.
+///
+/// # Errors
+/// When the calling process is in none of them.
+pub fn current_below(mount: &Path) -> Result<PathBuf, KernelError> {
     let text = std::fs::read_to_string("/proc/self/cgroup")
         .map_err(KernelError::system("cannot read /proc/self/cgroup"))?;
     let path = text
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .ok_or(KernelError::NoCgroup2)?;
-    let mount = mount()?;
-    let own = std::process::id().to_string();
     let told = mount.join(path.trim_start_matches('/'));
-    if lists(&told, &own) {
+    let own = std::process::id().to_string();
+    if has(&told, &own) {
         return Ok(told);
     }
-    let mut waiting = vec![mount];
-    while let Some(cgroup) = waiting.pop() {
-        if lists(&cgroup, &own) {
-            return Ok(cgroup);
-        }
-        for entry in std::fs::read_dir(&cgroup).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                waiting.push(entry.path());
-            }
-        }
-    }
-    // A mount below which it isn't: what hangs on this path fails by itself.
-    Ok(told)
+    find(mount, &own)
+        // Where processes can't be listed there, as in a cgroup of threads.
+        .or_else(|| (told != mount && told.is_dir()).then_some(told))
+        .ok_or(KernelError::NoCgroup2)
 }
 
-/// Whether a process is in a cgroup itself.
-fn lists(cgroup: &Path, pid: &str) -> bool {
+fn has(cgroup: &Path, process: &str) -> bool {
     std::fs::read_to_string(cgroup.join("cgroup.procs"))
-        .is_ok_and(|processes| processes.lines().any(|process| process == pid))
+        .is_ok_and(|processes| processes.lines().any(|line| line == process))
+}
+
+fn find(cgroup: &Path, process: &str) -> Option<PathBuf> {
+    if has(cgroup, process) {
+        return Some(cgroup.to_owned());
+    }
+    std::fs::read_dir(cgroup)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .find_map(|entry| find(&entry.path(), process))
 }
 
 /// Moves a process into a cgroup; 0 for the calling one.

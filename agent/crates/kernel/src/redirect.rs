@@ -16,7 +16,7 @@ use crate::{KernelError, Sweep};
 
 pub use entries::TargetEntry;
 pub(crate) use links::PROGRAMS;
-pub use maps::{Heartbeat, Origins};
+pub use maps::{Heartbeat, Origins, Pulse};
 
 /// How the kernel side is set up.
 #[derive(Debug, Clone)]
@@ -104,6 +104,7 @@ pub struct Redirect {
     agent_before: Option<CgroupId>,
     bpffs: mounts::BpfFs,
     traced_here: bool,
+    took_over: bool,
 }
 
 impl std::fmt::Debug for Redirect {
@@ -119,6 +120,7 @@ impl Redirect {
     /// replaced in one step.
     pub fn load(options: Options) -> Result<Self, KernelError> {
         let bpffs = mounts::BpfFs::with(&options.pins)?;
+        let took_over = options.pins.join("links").join(links::PROGRAMS[0].0).exists();
         let tracefs = mounts::TraceFs::mounted()?;
         let (mut ebpf, maps) = maps::load(&options)?;
         let told = told::Told::of(&mut ebpf);
@@ -130,11 +132,12 @@ impl Redirect {
             options,
             bpffs,
             traced_here: tracefs.mounted,
+            took_over,
         };
         this.maps.set_config(&Config {
             agent_cgroup: this.options.agent_cgroup.0,
             agent_before: this.agent_before.map_or(0, |agent| agent.0),
-            root_cgroup: crate::cgroup::id(&crate::cgroup::mount()?)
+            root_cgroup: crate::cgroup::id(&crate::cgroup::mount_of(&this.options.pods_cgroup)?)
                 .map_err(KernelError::system("cannot read the cgroup root"))?
                 .0,
             heartbeat_max_age_ns: u64::try_from(this.options.heartbeat_max_age.as_nanos())
@@ -209,9 +212,27 @@ impl Redirect {
         self.links.detached()
     }
 
+    /// Whether there were programs of an agent before this one, which may still run.
+    #[must_use]
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// Whether another agent has taken over from this one. From then on it steers what is in the kernel, and this one must not.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        self.links.are_taken_over()
+    }
+
+    /// When an agent was seen alive last: this one or the next.
+    pub fn pulse(&self) -> Result<Pulse, KernelError> {
+        Pulse::of(&self.options.pins)
+    }
+
     /// What finds connections older than their protection.
     pub fn sweep(&self) -> Result<Sweep, KernelError> {
-        let own = crate::cgroup::current().and_then(|own| {
+        let mount = crate::cgroup::mount_of(&self.options.pods_cgroup)?;
+        let own = crate::cgroup::current_below(&mount).and_then(|own| {
             crate::cgroup::id(&own).map_err(KernelError::system("cannot read the agent's own cgroup"))
         })?;
         Sweep::new(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::Link as _;
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, LinkOrder, Program,
@@ -249,6 +249,15 @@ impl Links {
             }
         }
         missing
+    }
+
+    /// Whether another agent's programs stand behind all of the links that this agent has made or taken.
+    pub(super) fn are_taken_over(&self) -> bool {
+        self.attached.iter().all(|attached| {
+            PinnedLink::from_pin(self.directory.join(attached.name))
+                .and_then(|link| FdLink::from(link).info())
+                .is_ok_and(|link| link.program_id() != attached.id)
+        })
     }
 
     /// Removes pins of guards whose interfaces went with their pods.

@@ -70,6 +70,33 @@ impl Heartbeat {
     }
 }
 
+/// When an agent was seen alive last, whichever it was.
+pub struct Pulse(Array<MapData, u64>);
+
+impl Pulse {
+    pub(super) fn of(pins: &std::path::Path) -> Result<Self, KernelError> {
+        let path = pins.join(format!("maps-v{ABI_VERSION}")).join("HEARTBEAT");
+        let map =
+            MapData::from_pin(&path).map_err(KernelError::bpf(format!("cannot open {}", path.display())))?;
+        Ok(Self(Array::try_from(Map::Array(map)).map_err(
+            KernelError::bpf(format!("{} isn't what it should be", path.display())),
+        )?))
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn age(&self) -> std::time::Duration {
+        let last = self.0.get(&0, 0).unwrap_or_default();
+        std::time::Duration::from_nanos(crate::sys::monotonic_ns().saturating_sub(last))
+    }
+}
+
+impl std::fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pulse")
+    }
+}
+
 impl std::fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Heartbeat")

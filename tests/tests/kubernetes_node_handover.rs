@@ -1,0 +1,208 @@
+//! One agent of a node after another: what goes on, what stays in the kernel, and when it goes.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bailiff_tests::masked::{said, text};
+use bailiff_tests::{NodeAgent, NodeLab};
+use serde_json::json;
+
+const RULES: &str = r#"    - name: discover
+      requests: [{verbs: [get], paths: ["*"]}]
+      action: Allow
+    - name: look
+      requests: [{verbs: [get, list, watch], groups: [""], resources: [secrets, configmaps]}]
+      action: Allow
+  masks:
+  - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
+"#;
+
+/// What agents ask whether they end for good. No node runs it here.
+const DAEMON_SET: &str = r#"{"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "bailiff-agent", "namespace": "bailiff"},
+"spec": {"selector": {"matchLabels": {"app": "bailiff"}}, "template": {"metadata": {"labels": {"app": "bailiff"}},
+"spec": {"nodeSelector": {"bailiff.test/none": "here"}, "containers": [{"name": "agent", "image": "bailiff.test/busybox:1"}]}}}}"#;
+
+const CANARY: &str = "Y2FuYXJ5LXdvcmxkLTQy";
+const MASKED: &str = "W21hc2tlZF0=";
+const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
+
+fn lab(namespace: &str) -> Result<Option<NodeLab>> {
+    let Some(lab) = NodeLab::new(namespace, "admin", RULES)? else {
+        return Ok(None);
+    };
+    lab.cluster.apply(
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace}, "data": {"password": CANARY}})
+            .to_string(),
+    )?;
+    lab.credential(None)?;
+    lab.cluster.apply(DAEMON_SET)?;
+    Ok(Some(lab))
+}
+
+fn start(lab: &NodeLab) -> Result<NodeAgent> {
+    let (kubeconfig, state) = (lab.credential(None)?, lab.path("state"));
+    let node = lab.cluster.node().context("no node")?;
+    let path = |path: &std::path::Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .context("a path that isn't UTF-8")
+    };
+    let (kubeconfig, state) = (path(&kubeconfig)?, path(&state)?);
+    lab.start(&[
+        "--kubeconfig",
+        &kubeconfig,
+        "--node",
+        node,
+        "--state-dir",
+        &state,
+        "--mode",
+        "enforce",
+        "--daemonset",
+        "bailiff/bailiff-agent",
+        "--limit",
+        "drain=6s",
+    ])
+}
+
+fn shows(output: &Output, wanted: &str, other: &str) -> Result<()> {
+    let shown = said(output, wanted)?;
+    ensure!(shown.contains(wanted) && !shown.contains(other), "{shown}");
+    Ok(())
+}
+
+fn until(what: &str, agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so()? {
+        ensure!(Instant::now() < end, "not {what}: {}", agent.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Connects again and again until it is told to end, and says how often that worked and how often not.
+const CONNECTS: &str = "good=0; bad=0; while [ ! -e /tmp/end ]; do
+    if nc -w 5 $KUBERNETES_SERVICE_HOST 443 </dev/null 2>>/tmp/why; then good=$((good+1)); else bad=$((bad+1)); fi
+done; echo $good $bad >/tmp/counted; exec sleep 100000";
+
+#[test]
+fn the_next_agent_takes_over_while_sessions_go_on_and_nothing_is_refused() -> Result<()> {
+    let Some(lab) = lab("handed-over")? else {
+        return Ok(());
+    };
+    let first = start(&lab)?;
+    lab.pod("agent", None)?;
+    lab.until_enrolled(&first, "agent")?;
+    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    lab.begin_pod(
+        "connects",
+        &[
+            "sh",
+            "-c",
+            &format!("until nc -w 5 $KUBERNETES_SERVICE_HOST 443 </dev/null; do :; done; {CONNECTS}"),
+        ],
+    )?;
+    lab.ready("connects")?;
+    let watch = "/programs/kubectl get configmaps -w -o name >/tmp/watched 2>&1 &
+        until grep -q kube-root-ca.crt /tmp/watched; do sleep 0.1; done";
+    lab.run("agent", &["timeout", "60", "sh", "-c", watch])?;
+
+    let next = start(&lab)?;
+    until("ready", &next, || Ok(next.says("/readyz")))?;
+    // Kubelet asks the one before to end as soon as the next is ready.
+    let asked = Instant::now();
+    first.ask_to_end()?;
+    lab.cluster
+        .kubectl(&["create", "configmap", "-n", &lab.namespace, "meanwhile"])?;
+    let seen = "until grep -q meanwhile /tmp/watched; do sleep 0.1; done";
+    let seen = lab.run("agent", &["timeout", "5", "sh", "-c", seen])?;
+    ensure!(
+        seen.status.success(),
+        "the watch that was open ended: {}",
+        first.log()
+    );
+    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    ensure!(first.stop()?.success());
+    ensure!(
+        asked.elapsed() >= Duration::from_secs(6),
+        "the watch had all of its time"
+    );
+
+    // What came before, and what comes now, is the next one's.
+    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    lab.pod("later", None)?;
+    lab.until_enrolled(&next, "later")?;
+    shows(&lab.kubectl("later", &GET)?, MASKED, CANARY)?;
+    let counted = lab.run(
+        "connects",
+        &[
+            "timeout",
+            "20",
+            "sh",
+            "-c",
+            "touch /tmp/end; until [ -s /tmp/counted ]; do sleep 0.1; done; cat /tmp/counted /tmp/why",
+        ],
+    )?;
+    let counted = said(&counted, "counted")?;
+    let (good, bad) = counted.split_once(' ').context("no numbers")?;
+    ensure!(good.parse::<u32>()? > 50 && bad.trim() == "0", "{counted}");
+    println!("{good} connections while agents changed, none refused");
+
+    // Restarted without another that takes over, it leaves pods held; deleted with its DaemonSet, it leaves nothing.
+    ensure!(next.stop()?.success());
+    let refused = lab.kubectl("agent", &GET)?;
+    ensure!(!refused.status.success() && text(&refused.stderr).contains("refused"));
+    let last = start(&lab)?;
+    lab.until_enrolled(&last, "agent")?;
+    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    lab.cluster
+        .kubectl(&["delete", "daemonset", "-n", "bailiff", "bailiff-agent"])?;
+    until("told", &last, || Ok(last.log().contains("DaemonSet is deleted")))?;
+    ensure!(last.stop()?.success());
+    shows(&lab.kubectl("agent", &GET)?, CANARY, MASKED)?;
+    let left = std::fs::read_dir("/sys/fs/bpf")?.flatten().filter(|pin| {
+        pin.file_name()
+            .to_string_lossy()
+            .contains(&format!("test-node-{}", std::process::id()))
+    });
+    ensure!(left.count() == 0);
+    Ok(())
+}
+
+#[test]
+fn an_agent_whose_successor_is_gone_ends_so_that_it_is_started_again() -> Result<()> {
+    let Some(lab) = lab("taken-back")? else {
+        return Ok(());
+    };
+    let mut first = start(&lab)?;
+    lab.pod("agent", None)?;
+    lab.until_enrolled(&first, "agent")?;
+    let next = start(&lab)?;
+    until("taken over", &first, || {
+        Ok(first.log().contains("another agent has taken over"))
+    })?;
+    next.kill()?;
+    let end = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        match first.ended()? {
+            Some(status) => break status,
+            None => ensure!(Instant::now() < end, "it goes on: {}", first.log()),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    ensure!(
+        !status.success() && first.log().contains("is gone"),
+        "{}",
+        first.log()
+    );
+    let again = start(&lab)?;
+    lab.until_enrolled(&again, "agent")?;
+    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    lab.cluster
+        .kubectl(&["delete", "daemonset", "-n", "bailiff", "bailiff-agent"])?;
+    until("told", &again, || {
+        Ok(again.log().contains("DaemonSet is deleted"))
+    })?;
+    ensure!(again.stop()?.success());
+    Ok(())
+}
