@@ -3,7 +3,8 @@
 mod archive;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -32,6 +33,10 @@ pub(crate) struct Args {
     /// Take this static binary rather than build one.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// With --binary: it isn't static, and the libraries that it loads go into the image, too. For one that is being worked on: building it
+    /// takes seconds where the static one takes minutes.
+    #[arg(long, requires = "binary")]
+    with_libraries: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -44,13 +49,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let libraries = if args.with_libraries {
+        libraries(&binary)?
+    } else {
+        Vec::new()
+    };
     ensure!(
-        is_static(&bytes),
+        args.with_libraries || is_static(&bytes),
         "{} isn't a static program: in an image without libraries it couldn't start",
         binary.display()
     );
     let output = shell::root().join(&args.output);
-    let made = archive::write(&output, &args.tag, &bytes)
+    let made = archive::write(&output, &args.tag, &bytes, &libraries)
         .with_context(|| format!("cannot write {}", output.display()))?;
     println!(
         "{}: {} as {}\n  {:.1} MiB packed, {:.1} MiB unpacked\n  {}",
@@ -58,10 +68,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         archive::ARCHITECTURE,
         args.tag,
         mib(made.packed),
-        mib(bytes.len() as u64),
+        mib((bytes.len() + libraries.iter().map(|(_, library)| library.len()).sum::<usize>()) as u64),
         made.digest
     );
     Ok(())
+}
+
+/// What the loader would load for a program, the loader itself among it, by paths without the first slash.
+fn libraries(program: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let listed = shell::capture(Command::new("ldd").arg(program))?;
+    let paths = listed.lines().filter_map(|line| {
+        // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and the loader as `/lib64/ld-linux-x86-64.so.2 (0x…)`.
+        let (_, found) = line.split_once(" => ").unwrap_or(("", line));
+        found
+            .split_whitespace()
+            .next()
+            .filter(|path| path.starts_with('/'))
+    });
+    paths
+        .map(|path| {
+            let bytes = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+            Ok((path.trim_start_matches('/').to_owned(), bytes))
+        })
+        .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

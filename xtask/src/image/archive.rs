@@ -26,9 +26,15 @@ pub(super) struct Made {
     pub(super) digest: String,
 }
 
-/// Writes the image of a program. The same program and name give the same bytes.
-pub(super) fn write(output: &Path, tag: &str, program: &[u8]) -> Result<Made> {
-    let layer = tarred(&[("bailiff", program, 0o755)])?;
+/// Writes the image of a program and of what it needs beside it, by paths without the first slash. The same bytes and names give the same image.
+pub(super) fn write(output: &Path, tag: &str, program: &[u8], beside: &[(String, Vec<u8>)]) -> Result<Made> {
+    let mut files = vec![("bailiff", program, 0o755)];
+    files.extend(
+        beside
+            .iter()
+            .map(|(path, bytes)| (path.as_str(), bytes.as_slice(), 0o755)),
+    );
+    let layer = tarred(&files)?;
     let mut packed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     packed.write_all(&layer)?;
     let packed = packed.finish()?;
@@ -163,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a/image.tar");
         let program = b"a program".repeat(10_000);
-        let made = write(&output, "bailiff:1", &program).unwrap();
+        let made = write(&output, "bailiff:1", &program, &[]).unwrap();
         let bytes = fs::read(&output).unwrap();
         let files = untarred(&bytes);
         assert_eq!(files.len(), 5);
@@ -196,7 +202,7 @@ mod tests {
             untarred(&layer),
             BTreeMap::from([("bailiff".to_owned(), program.clone())])
         );
-        write(&output, "bailiff:1", &program).unwrap();
+        write(&output, "bailiff:1", &program, &[]).unwrap();
         assert_eq!(fs::read(&output).unwrap(), bytes);
     }
 
