@@ -1,6 +1,7 @@
 //! Policies as they are used: parsed, checked and indexed.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,13 +11,14 @@ use bailiff_model::{
     SourceAddress, TargetName, WhenFull,
 };
 
+use crate::addresses::ServiceRef;
 use crate::api::fields::AllMasks;
 use crate::api::rule::ApiRule;
 use crate::catalog::Catalog;
 use crate::connection::{ClientTls, ClientTokens, ConnectAs, Credential, Proof, UpstreamTls};
 use crate::detect::DetectRule;
 use crate::glob::Glob;
-use crate::load::{self, LoadErrors};
+use crate::load::{self, LoadErrors, World};
 use crate::mask::{MaskedColumn, MaskedUse, SecretsCache};
 
 /// Addresses of a target.
@@ -71,6 +73,8 @@ pub struct Target {
     pub protocol: Protocol,
     /// Where it is.
     pub endpoints: Vec<Endpoint>,
+    /// Services behind which it is, too.
+    pub services: Vec<ServiceRef>,
     /// What happens to new connections when the agent doesn't answer.
     pub failure_mode: FailureMode,
     /// From where the agent dials it.
@@ -219,6 +223,8 @@ pub(crate) enum About {
 pub struct PolicySet {
     pub(crate) generation: u64,
     pub(crate) targets: Vec<Arc<Target>>,
+    /// Addresses that targets have by Services.
+    pub(crate) resolved: Arc<HashMap<SocketAddr, Arc<Target>>>,
     pub(crate) policies: Vec<Arc<Policy>>,
     /// The same, all of mode Observe: for pods that are only observed. Made when the first of them connects.
     watching: OnceLock<Vec<Arc<Policy>>>,
@@ -231,12 +237,23 @@ impl PolicySet {
     /// Documents of group `bailiff.dev` and kinds Target and Policy are taken; kinds that other parts of Bailiff read are left
     /// alone. All problems are told together, each with its file, line and mend; with any of them nothing is loaded.
     pub fn load(directory: &Path) -> Result<Self, LoadErrors> {
-        load::directory(directory)
+        load::directory(directory, World::Files)
+    }
+
+    /// The same where Targets may name Services, since the caller asks the cluster for their addresses
+    /// ([`with_addresses`](Self::with_addresses)); elsewhere that is a problem.
+    pub fn load_in_cluster(directory: &Path) -> Result<Self, LoadErrors> {
+        load::directory(directory, World::Cluster)
     }
 
     /// The same, from texts with names to call them by.
     pub fn from_sources(sources: &[(&str, &str)]) -> Result<Self, LoadErrors> {
-        load::sources(sources)
+        load::sources(sources, World::Files)
+    }
+
+    /// The same where Targets may name Services.
+    pub fn from_sources_in_cluster(sources: &[(&str, &str)]) -> Result<Self, LoadErrors> {
+        load::sources(sources, World::Cluster)
     }
 
     pub(crate) fn new(targets: Vec<Target>, policies: Vec<Policy>) -> Self {
@@ -244,6 +261,7 @@ impl PolicySet {
         Self {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             targets: targets.into_iter().map(Arc::new).collect(),
+            resolved: Arc::default(),
             policies: policies.into_iter().map(Arc::new).collect(),
             watching: OnceLock::new(),
             secrets: Arc::default(),
@@ -344,6 +362,10 @@ impl PolicySet {
     /// The target at an address: by the longest prefix, then an exact port before any.
     #[must_use]
     pub fn target_for(&self, destination: OriginalDst) -> Option<&Arc<Target>> {
+        // A whole address with its port: no endpoint is closer, and what another target's `endpoints` have isn't among these.
+        if let Some(target) = self.resolved.get(&destination.get()) {
+            return Some(target);
+        }
         let (address, port) = (destination.get().ip(), destination.get().port());
         self.targets
             .iter()

@@ -2,6 +2,7 @@
 //!
 //! The one way to a [`Permit`] is [`Ruling::permit`], and the one way to a [`Ruling`] is a [`ChainPolicy`].
 
+mod addresses;
 mod algebra;
 mod api;
 pub mod catalog;
@@ -18,6 +19,10 @@ mod parser;
 mod path;
 mod permit;
 
+pub use addresses::{
+    ALL_ADDRESSES, AddressSource, Refused, RefusedAddress, ServiceAddress, ServiceAddresses, ServicePort,
+    ServiceRef, TARGET_ADDRESSES,
+};
 pub use api::{
     ApiBody, BodyFacts, BodyForm, Doubt, FieldMasks, FieldPlace, FieldTreatment, MAX_TARGET, Typed, Untold,
     type_request,

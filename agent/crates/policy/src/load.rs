@@ -53,10 +53,19 @@ impl std::error::Error for LoadErrors {}
 /// The group and version that is read.
 pub(crate) const API_VERSION: &str = "bailiff.dev/v1alpha1";
 
+/// Where what is loaded is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum World {
+    /// Files alone say what there is.
+    Files,
+    /// A cluster can be asked for the addresses of its Services.
+    Cluster,
+}
+
 /// A file larger than this is no policy.
 const MAX_FILE: u64 = 4 << 20;
 
-pub(crate) fn directory(directory: &Path) -> Result<PolicySet, LoadErrors> {
+pub(crate) fn directory(directory: &Path, world: World) -> Result<PolicySet, LoadErrors> {
     let whole = |reason: String, mend: &str| {
         LoadErrors(vec![Problem {
             file: directory.display().to_string(),
@@ -109,14 +118,18 @@ pub(crate) fn directory(directory: &Path) -> Result<PolicySet, LoadErrors> {
         .iter()
         .map(|(name, text)| (name.as_str(), text.as_str()))
         .collect();
-    finish(&texts, problems)
+    finish(&texts, world, problems)
 }
 
-pub(crate) fn sources(sources: &[(&str, &str)]) -> Result<PolicySet, LoadErrors> {
-    finish(sources, Vec::new())
+pub(crate) fn sources(sources: &[(&str, &str)], world: World) -> Result<PolicySet, LoadErrors> {
+    finish(sources, world, Vec::new())
 }
 
-fn finish(sources: &[(&str, &str)], mut problems: Vec<Problem>) -> Result<PolicySet, LoadErrors> {
+fn finish(
+    sources: &[(&str, &str)],
+    world: World,
+    mut problems: Vec<Problem>,
+) -> Result<PolicySet, LoadErrors> {
     let mut documents = Vec::new();
     for (file, text) in sources {
         for document in split(text) {
@@ -125,7 +138,7 @@ fn finish(sources: &[(&str, &str)], mut problems: Vec<Problem>) -> Result<Policy
             }
         }
     }
-    let set = check::compile(&documents, &mut problems);
+    let set = check::compile(&documents, world, &mut problems);
     if problems.is_empty() {
         Ok(set)
     } else {

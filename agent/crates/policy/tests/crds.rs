@@ -14,7 +14,7 @@ fn the_loader_takes_every_field() -> Result<()> {
         "/etc/bailiff/mask.key",
         concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
     );
-    PolicySet::from_sources(&[("whole.yaml", &whole)])?;
+    PolicySet::from_sources_in_cluster(&[("whole.yaml", &whole)])?;
     Ok(())
 }
 
@@ -23,7 +23,7 @@ fn the_loader_refuses_what_the_api_server_refuses() -> Result<()> {
     let mut taken = Vec::new();
     for case in REFUSED.split("### ").skip(1) {
         let (told, object) = case.split_once('\n').context("no object")?;
-        if PolicySet::from_sources(&[("refused.yaml", object)]).is_ok() {
+        if PolicySet::from_sources_in_cluster(&[("refused.yaml", object)]).is_ok() {
             taken.push(format!("{told}: {object}"));
         }
     }

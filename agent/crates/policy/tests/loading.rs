@@ -254,7 +254,10 @@ fn controls_that_cannot_fire_are_refused() -> Result<()> {
         "p.yaml:10: rule \"r\" can never allow `masked: [Copy]`: what COPY writes",
     )?;
     let text = TARGET.replace("[\"10.0.0.5:5432\"]", "[]");
-    expect(&[("t.yaml", &text)], "t.yaml:4: the target has no endpoints")?;
+    expect(
+        &[("t.yaml", &text)],
+        "t.yaml:4: the target has no endpoints and no services",
+    )?;
     let text = format!("{TARGET}  searchPath: []\n");
     expect(&[("t.yaml", &text)], "t.yaml:8: `searchPath` is empty")?;
     let text = TARGET.replace("name: db", "name: My DB");
@@ -309,4 +312,51 @@ fn what_is_done_to_values_can_be_done() -> Result<()> {
     )?;
     in_policy(&with("{Hash: {keyFile: /}}"), "is no file")?;
     in_policy(&with("Blur"), "Blur")
+}
+
+#[test]
+fn services_are_for_targets_of_a_cluster() -> Result<()> {
+    let with = |services: &str| {
+        TARGET.replace(
+            "endpoints: [\"10.0.0.5:5432\"]",
+            &format!("services: [{services}]"),
+        )
+    };
+    let in_cluster = |text: &str| match PolicySet::from_sources_in_cluster(&[("t.yaml", text)]) {
+        Ok(set) => Ok(set),
+        Err(errors) => Err(errors.to_string()),
+    };
+    let good = with(
+        "{namespace: shop, name: pg, port: 5432}, {namespace: shop, name: pg, port: postgres}, {namespace: shop, name: other}",
+    );
+    let set = in_cluster(&good).map_err(anyhow::Error::msg)?;
+    ensure!(
+        set.services().map(ToString::to_string).collect::<Vec<_>>()
+            == ["shop/pg:5432", "shop/pg:postgres", "shop/other"]
+    );
+    // Nobody would ask, and nothing would be protected.
+    expect(
+        &[("t.yaml", &good)],
+        "t.yaml:7: the target names services, and nobody here asks a cluster",
+    )?;
+    for (services, expected) in [
+        ("{namespace: shop, name: PG}", "`name` \"PG\" is no name"),
+        ("{namespace: \"\", name: pg}", "`namespace` \"\" is no name"),
+        ("{namespace: shop, name: pg, port: 0}", "0 is no port"),
+        ("{namespace: shop, name: pg, port: 65536}", "65536 is no port"),
+        (
+            "{namespace: shop, name: pg, port: \"a b\"}",
+            "\"a b\" is no port's name",
+        ),
+        (
+            "{namespace: shop, name: pg}, {namespace: shop, name: pg}",
+            "service shop/pg is named already",
+        ),
+        ("{namespace: shop, service: pg}", "service"),
+        (&"{namespace: shop, name: pg},".repeat(17), "`services` holds 17"),
+    ] {
+        let told = in_cluster(&with(services)).err().unwrap_or_default();
+        ensure!(told.contains(expected), "{services}: {told}");
+    }
+    Ok(())
 }

@@ -9,8 +9,8 @@ pub fn load(bytes: &[u8]) {
     let lines = text.matches(['\n', '\r']).count() as u64 + 1;
     let sources = [("x.yaml", text.as_ref())];
     match (
-        PolicySet::from_sources(&sources),
-        PolicySet::from_sources(&sources),
+        PolicySet::from_sources_in_cluster(&sources),
+        PolicySet::from_sources_in_cluster(&sources),
     ) {
         (Ok(one), Ok(other)) => {
             assert_eq!(one.policies(), other.policies());

@@ -321,6 +321,7 @@ fn decide_with(
         name: TargetName::new("cluster"),
         protocol: Protocol::Kubernetes,
         endpoints: Vec::new(),
+        services: Vec::new(),
         failure_mode: FailureMode::Closed,
         source_address: SourceAddress::Pod,
         default: answers.0,

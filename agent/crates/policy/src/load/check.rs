@@ -8,13 +8,15 @@ mod policy;
 mod recording;
 mod request;
 mod rule;
+mod services;
 mod target;
 mod tokens;
 
 use std::collections::HashSet;
 
-use super::Problem;
 use super::schema::{Document, Spanned};
+use super::{Problem, World};
+use crate::addresses::ServiceRef;
 use crate::compiled::{Endpoint, Policy, PolicySet, Target};
 use crate::glob::Glob;
 use fields::check_steps;
@@ -38,9 +40,14 @@ impl Report<'_> {
     }
 }
 
-pub(super) fn compile(documents: &[(String, Document)], problems: &mut Vec<Problem>) -> PolicySet {
+pub(super) fn compile(
+    documents: &[(String, Document)],
+    world: World,
+    problems: &mut Vec<Problem>,
+) -> PolicySet {
     let mut targets: Vec<Target> = Vec::new();
     let mut endpoints: HashSet<Endpoint> = HashSet::new();
+    let mut services: HashSet<ServiceRef> = HashSet::new();
     for (file, document) in documents {
         let Document::Target(resource) = document else {
             continue;
@@ -65,6 +72,7 @@ pub(super) fn compile(documents: &[(String, Document)], problems: &mut Vec<Probl
                 );
             }
         }
+        services::check(resource, &target, world, &mut services, &mut report);
         targets.push(target);
     }
     let mut policies: Vec<Policy> = Vec::new();

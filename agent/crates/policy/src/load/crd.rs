@@ -101,6 +101,7 @@ const TARGET: Kind = Kind {
     columns: &[
         ("Protocol", "string", ".spec.protocol", 0),
         ("Endpoints", "string", ".spec.endpoints[0]", 0),
+        ("Service", "string", ".spec.services[0].name", 1),
         ("Default", "string", ".spec.default", 0),
         ("Failure", "string", ".spec.failureMode", 1),
     ],

@@ -7,10 +7,11 @@ mod recording;
 mod request;
 mod spanned;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bailiff_model::{Condition, Effect, FailureMode, Mode, Protocol, SourceAddress, SqlEffect, WhenFull};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use crate::detect::Detector;
@@ -58,8 +59,13 @@ pub(super) struct TargetSpec {
     /// What is spoken there.
     pub(super) protocol: Protocol,
     /// Addresses that are diverted: `10.0.0.5:5432`, `10.0.0.0/24:5432`, `[fd00::5]:5432`, `[fd00::/64]:*`. The longest prefix
-    /// wins, then an exact port. Names are not resolved.
+    /// wins, then an exact port. Names are not resolved. A target has endpoints or services, or both.
+    #[serde(default)]
     pub(super) endpoints: Vec<Spanned<String>>,
+    /// Services of the cluster behind which the target is, at most 16: their cluster, external and load balancers' addresses, and
+    /// those of all that is behind them, as they change. Node ports aren't among them. Databases alone.
+    #[serde(default)]
+    pub(super) services: Vec<Spanned<ServiceSpec>>,
     /// What becomes of new connections while the agent doesn't answer.
     #[serde(default)]
     pub(super) failure_mode: FailureMode,
@@ -91,6 +97,40 @@ pub(super) struct TargetSpec {
     pub(super) catalog: Option<Spanned<CredentialSpec>>,
     /// Who makes the clients' tokens. Left out, they aren't read. The Kubernetes API alone.
     pub(super) identity: Option<Spanned<IdentitySpec>>,
+}
+
+/// `{namespace: shop, name: postgres, port: 5432}`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ServiceSpec {
+    /// The Service's namespace. Whoever may write Services or EndpointSlices there has a say in which addresses are diverted.
+    pub(super) namespace: String,
+    /// Its name.
+    pub(super) name: String,
+    /// The Service's own port, by number or name. Left out, it is the only one that the Service has.
+    pub(super) port: Option<PortSpec>,
+}
+
+/// `5432`, or `postgres`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum PortSpec {
+    Number(i64),
+    Name(String),
+}
+
+impl JsonSchema for PortSpec {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PortSpec".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true })
+    }
 }
 
 /// `{issuer: https://kubernetes.default.svc, audiences: [https://kubernetes.default.svc], keySetFile: /etc/bailiff/jwks.json}`.

@@ -6,7 +6,7 @@ use bailiff_model::{Protocol, TargetName};
 
 use super::super::schema::{Resource, TargetSpec};
 use super::connection::compile_connection;
-use super::{Report, check_name, kubernetes, relation_glob, tokens};
+use super::{Report, check_name, kubernetes, relation_glob, services, tokens};
 use crate::compiled::{Endpoint, Target};
 
 pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Report<'_>) -> Target {
@@ -21,18 +21,18 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
             "leave it out for [public], or list the schemas of the database's search_path",
         );
     }
-    if spec.endpoints.is_empty() {
+    if spec.endpoints.is_empty() && spec.services.is_empty() {
         report.add(
             name.referenced.line(),
-            "the target has no endpoints, so that nothing is ever diverted",
-            "list its addresses as host:port",
+            "the target has no endpoints and no services, so that nothing is ever diverted",
+            "list its addresses as host:port in endpoints, or its Services",
         );
     }
     for written in &spec.endpoints {
         match parse_endpoint(&written.value) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(reason) => {
-                let mend = "write 10.0.0.5:5432, 10.0.0.0/24:5432, [fd00::5]:5432 or [fd00::/64]:*; names are not resolved yet";
+                let mend = "write 10.0.0.5:5432, 10.0.0.0/24:5432, [fd00::5]:5432 or [fd00::/64]:*; names are not resolved";
                 report.add(
                     written.referenced.line(),
                     format!("endpoint {:?}: {reason}", written.value),
@@ -54,6 +54,7 @@ pub(super) fn compile_target(resource: &Resource<TargetSpec>, report: &mut Repor
         name: TargetName::new(name.value.as_str()),
         protocol: spec.protocol,
         endpoints,
+        services: services::compile(&spec.services, report),
         failure_mode: spec.failure_mode,
         source_address: spec.source_address,
         default: spec.default,

@@ -74,6 +74,9 @@ fn files(names: &[&str]) -> Value {
     Value::Object(names.iter().map(each).collect())
 }
 
+/// A name of RFC 1123, as namespaces and Services have.
+const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
 type Limits = Vec<(&'static str, Value)>;
 
 const PROOF: [(&str, &str); 2] = [
@@ -93,13 +96,22 @@ fn target() -> Limits {
             "TargetSpec",
             json!({
                 "properties": {
-                    "endpoints": { "minItems": 1, "items": {
+                    "endpoints": { "items": {
                         "pattern": r"^(\[[0-9A-Fa-f:.]+(/[0-9]{1,3})?\]|[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?):([0-9]{1,5}|\*)$",
                     }},
+                    "services": { "maxItems": 16 },
                     "searchPath": { "minItems": 1 },
                     "plainRelations": { "items": { "pattern": RELATION } },
                 },
                 "x-kubernetes-validations": rules(&[
+                    (
+                        "(has(self.endpoints) && size(self.endpoints) > 0) || (has(self.services) && size(self.services) > 0)",
+                        "the target has no endpoints and no services, so that nothing is ever diverted: list its addresses in endpoints, or its Services",
+                    ),
+                    (
+                        "self.protocol != 'kubernetes' || !has(self.services) || size(self.services) == 0",
+                        "services are about databases, and this target speaks the Kubernetes API: list its addresses in endpoints",
+                    ),
                     (
                         "self.protocol != 'kubernetes' || (has(self.tls) && has(self.tls.client) && self.tls.client.mode == 'Require')",
                         "clients of the Kubernetes API begin with TLS: give tls.client with mode: Require and csr: {}, or a certificate or CA with its key",
@@ -134,6 +146,13 @@ fn target() -> Limits {
                     ),
                 ]),
             }),
+        ),
+        (
+            "ServiceSpec",
+            json!({ "properties": {
+                "namespace": { "maxLength": 63, "pattern": LABEL },
+                "name": { "maxLength": 63, "pattern": LABEL },
+            }}),
         ),
         (
             "ClientTlsSpec",

@@ -83,7 +83,8 @@ impl Inliner<'_> {
                 _ => return Err(unforeseen(place, "several types")),
             }
         }
-        if !node.get("type").is_some_and(Value::is_string) {
+        let is_either = node.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true));
+        if !is_either && !node.get("type").is_some_and(Value::is_string) {
             return Err(unforeseen(place, "no type"));
         }
         self.inner(node, place)

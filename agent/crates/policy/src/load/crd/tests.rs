@@ -64,7 +64,7 @@ fn they_are_what_deploy_has() {
 
 #[test]
 fn each_node_is_structural() {
-    const KNOWN: [&str; 24] = [
+    const KNOWN: [&str; 25] = [
         "additionalProperties",
         "anyOf",
         "default",
@@ -84,6 +84,7 @@ fn each_node_is_structural() {
         "properties",
         "required",
         "type",
+        "x-kubernetes-int-or-string",
         "x-kubernetes-list-map-keys",
         "x-kubernetes-list-type",
         "x-kubernetes-preserve-unknown-fields",
@@ -94,7 +95,12 @@ fn each_node_is_structural() {
     for (kind, schema) in schemas() {
         walk(&schema, kind, &mut |node, place| {
             nodes += 1;
-            let of_any_type = node.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+            let of_any_type = [
+                "x-kubernetes-preserve-unknown-fields",
+                "x-kubernetes-int-or-string",
+            ]
+            .iter()
+            .any(|any| node.get(*any) == Some(&Value::Bool(true)));
             let types = ["array", "boolean", "integer", "object", "string"];
             let has_type = node
                 .get("type")
