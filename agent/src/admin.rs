@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::catalog::Catalogs;
 use crate::certificates::{Certificates, Supply};
 use crate::metrics::Metrics;
@@ -47,6 +48,8 @@ struct Told {
     masks: Vec<String>,
     /// How certificates that the cluster signs are doing, by their target's name.
     certificates: Vec<(String, Supply)>,
+    /// Lines about Services that Targets name.
+    addresses: Arc<Vec<String>>,
 }
 
 /// Of those, so many are told.
@@ -87,7 +90,7 @@ pub struct Admin {
 
 /// Where and how health and metrics are served.
 #[derive(Debug, Clone)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// The address; port 0 for any.
     pub(crate) address: SocketAddr,
     /// Whose health it is, where it is asked for by `?revision=`. While an agent is replaced by another, both are asked at one address.
@@ -128,16 +131,18 @@ fn bind(serve: &Serve) -> Result<std::net::TcpListener> {
 
 impl Admin {
     /// Listens and serves.
-    pub fn start(
+    pub(crate) fn start(
         serve: &Serve,
         metrics: Arc<Metrics>,
         workers: Arc<Workers>,
         catalogs: Arc<Catalogs>,
         certificates: Arc<Certificates>,
+        addresses: Arc<Addresses>,
     ) -> Result<Self> {
         let warnings = Arc::new(move || Told {
             masks: catalogs.missing(),
             certificates: certificates.supplies(),
+            addresses: addresses.lines(),
         });
         let silence = Arc::new(move || workers.silence());
         Self::serving(
@@ -261,7 +266,6 @@ fn answer(request: &Request<Incoming>, pages: &dyn Pages, revision: Option<&str>
 
 /// A line for each condition, as Kubernetes' own components write them. One that only warns begins with `[!]`.
 fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String) {
-    let catalogs = &told.masks;
     let mut text = String::new();
     let mut ready = true;
     let mut condition = |name: &str, holds: bool, otherwise: &str| {
@@ -336,14 +340,19 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String
             "[!]pods: {unknown} run here of which nobody says who they are; what they ask of targets is refused\n"
         ));
     }
-    for line in catalogs.iter().take(WARNINGS) {
-        text.push_str(&format!("[!]masks: {line}\n"));
-    }
-    if catalogs.len() > WARNINGS {
-        text.push_str(&format!(
-            "[!]masks: and {} more databases\n",
-            catalogs.len() - WARNINGS
-        ));
+    for (name, lines, more) in [
+        ("services", told.addresses.as_slice(), "lines, which the log has"),
+        ("masks", told.masks.as_slice(), "databases"),
+    ] {
+        for line in lines.iter().take(WARNINGS) {
+            text.push_str(&format!("[!]{name}: {line}\n"));
+        }
+        if lines.len() > WARNINGS {
+            text.push_str(&format!(
+                "[!]{name}: and {} more {more}\n",
+                lines.len() - WARNINGS
+            ));
+        }
     }
     (ready, text)
 }
@@ -383,6 +392,7 @@ mod tests {
                         ("api".to_owned(), Supply::Good),
                         ("east".to_owned(), Supply::Ending("it ends in 9 s".to_owned())),
                     ],
+                    addresses: Arc::new(vec!["target db, service shop/pg: so".to_owned(); WARNINGS + 2]),
                 }),
             }),
         )
@@ -420,6 +430,10 @@ mod tests {
             warned.contains(
                 "[+]certificate:api ok\n[+]certificate:east ok\n[!]certificate:east: it ends in 9 s\n"
             ),
+            "{warned}"
+        );
+        assert!(
+            warned.contains("[!]services: target db, service shop/pg: so\n[!]services: and 2 more lines"),
             "{warned}"
         );
         for (gauge, told) in [

@@ -17,6 +17,7 @@ use bailiff_policy::catalog::CatalogLimits;
 use bailiff_policy::{ParserPool, PolicySet};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::Addresses;
 use crate::admin::{Admin, Serve};
 use crate::attribution::{Attribution, PodEntry};
 use crate::catalog::{CatalogThread, Catalogs};
@@ -29,6 +30,7 @@ use crate::older::Older;
 use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
 use crate::world::cluster::ClusterAccess;
+use crate::world::cluster::services::ClusterServices;
 
 /// How long an agent before this one may take to leave the address of metrics and health.
 const HANDED_OVER: Duration = Duration::from_secs(20);
@@ -65,6 +67,8 @@ pub struct AgentOptions {
     pub limits: Limits,
     /// How the agent itself reaches the cluster, where it needs to.
     pub cluster: ClusterAccess,
+    /// Who knows the addresses of Services that Targets name; nobody where policies come from files.
+    pub services: Option<Arc<ClusterServices>>,
 }
 
 /// A pod to be enforced on.
@@ -124,15 +128,12 @@ fn steer<T>(kernel: &KernelSide, work: impl FnOnce(&mut Redirect) -> T) -> Optio
 }
 
 fn entries(set: &PolicySet) -> Vec<TargetEntry> {
-    set.targets()
-        .iter()
-        .flat_map(|target| {
-            target.endpoints.iter().map(|endpoint| TargetEntry {
-                address: endpoint.address,
-                prefix: endpoint.prefix,
-                port: endpoint.port,
-                failure_mode: target.failure_mode,
-            })
+    set.protected()
+        .map(|(target, endpoint)| TargetEntry {
+            address: endpoint.address,
+            prefix: endpoint.prefix,
+            port: endpoint.port,
+            failure_mode: target.failure_mode,
         })
         .collect()
 }
@@ -140,10 +141,13 @@ fn entries(set: &PolicySet) -> Vec<TargetEntry> {
 impl Agent {
     /// Loads the policies, puts the kernel side in force and starts all threads.
     pub fn start(options: AgentOptions) -> Result<Self> {
-        let set = PolicySet::load(&options.config)?;
-        let files = read_files(&set, &Snapshot::default())?;
+        let load = Addresses::load(options.services.as_ref());
+        let base = load(&options.config)?;
+        let files = read_files(&base, &Snapshot::default())?;
         let metrics = Arc::new(Metrics::new()?);
         metrics.awaits_pods.store(options.awaits_pods, Ordering::Release);
+        let addresses = Arc::new(Addresses::new(options.services.clone(), Arc::clone(&metrics)));
+        let set = addresses.first(&base);
         metrics.certificates(files.expiries());
         let certificates = Certificates::start(options.cluster.clone(), Arc::clone(&metrics))?;
         certificates.follow(&files);
@@ -224,6 +228,7 @@ impl Agent {
                     Arc::clone(&workers),
                     Arc::clone(&catalogs),
                     Arc::clone(&certificates),
+                    Arc::clone(&addresses),
                 )
             })
             .transpose()?;
@@ -231,7 +236,9 @@ impl Agent {
         let stop = Arc::new(AtomicBool::new(false));
         let followers = Arc::<Followers>::default();
         let quiet = Quiet {
-            watcher: Watcher::new(&options.config),
+            watcher: Watcher::new(&options.config, load),
+            base,
+            addresses,
             in_force: Arc::clone(&in_force),
             materials,
             redirect: Arc::clone(&redirect),
@@ -445,6 +452,9 @@ impl Agent {
 /// The quiet thread: policy files and the kernel's counters.
 struct Quiet {
     watcher: Watcher,
+    /// The policies in force, without the addresses that Targets have by Services.
+    base: PolicySet,
+    addresses: Arc<Addresses>,
     in_force: Arc<InForce>,
     materials: Arc<Materials>,
     redirect: KernelSide,
@@ -477,6 +487,12 @@ impl Quiet {
                     self.metrics.kernel(counter.as_str(), total);
                 }
             }
+            if self.addresses.have_changed() {
+                let set = self.addresses.resolve(&self.base);
+                if self.enforce(set) {
+                    tracing::info!("the addresses of Targets by Services have changed");
+                }
+            }
             if !ticks.is_multiple_of(10) {
                 continue;
             }
@@ -495,24 +511,12 @@ impl Quiet {
                             continue;
                         }
                     }
-                    // New addresses first: an operation on them waits for the policy rather than passing by it.
-                    let updated = steer(&self.redirect, |redirect| redirect.set_targets(&entries(&set)));
-                    if let Some(Err(error)) = updated {
-                        tracing::error!(%error, "the new targets can't be put in force; the policies stay as they were");
-                        self.metrics.policy_reload_errors.inc();
+                    self.addresses.follow(&set);
+                    if !self.enforce(self.addresses.resolve(&set)) {
                         continue;
                     }
-                    let targets = entries(&set);
-                    let followers = self.followers.lock();
-                    for follow in followers.iter().flat_map(|followers| followers.iter()) {
-                        if let Err(error) = follow(&set) {
-                            tracing::error!("a changed target can't be reached: {error:#}");
-                        }
-                    }
-                    self.in_force.replace(set);
-                    drop(followers);
+                    self.base = set;
                     self.metrics.policies_refused.set(0);
-                    self.older.of_all(&targets);
                     self.metrics.policy_reloads.inc();
                     tracing::info!("policies reloaded");
                 }
@@ -523,6 +527,28 @@ impl Quiet {
                 }
             }
         }
+    }
+
+    /// Puts these targets and policies in force. Returns whether they are.
+    fn enforce(&self, set: PolicySet) -> bool {
+        let targets = entries(&set);
+        // New addresses first: an operation on them waits for the policy rather than passing by it.
+        let updated = steer(&self.redirect, |redirect| redirect.set_targets(&targets));
+        if let Some(Err(error)) = updated {
+            tracing::error!(%error, "the new targets can't be put in force; the policies stay as they were");
+            self.metrics.policy_reload_errors.inc();
+            return false;
+        }
+        let followers = self.followers.lock();
+        for follow in followers.iter().flat_map(|followers| followers.iter()) {
+            if let Err(error) = follow(&set) {
+                tracing::error!("a changed target can't be reached: {error:#}");
+            }
+        }
+        self.in_force.replace(set);
+        drop(followers);
+        self.older.of_all(&targets);
+        true
     }
 
     /// Takes up certificates and passwords that were renewed.

@@ -9,5 +9,6 @@ mod requests;
 pub use cache::ClassificationCache;
 pub(crate) use cache::Meaning;
 pub(crate) use decider::{CatalogWait, Decider, Lookup, Standing};
+pub(crate) use in_force::Load;
 pub use in_force::{InForce, Watcher};
 pub(crate) use requests::RequestDecider;

@@ -1,5 +1,6 @@
 //! The agent as a library: wiring and I/O. See `ARCHITECTURE.md`.
 
+mod addresses;
 pub mod admin;
 pub mod app;
 pub mod approver;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bailiff_model::{ApiVerb, Effect, Protocol, SqlEffect, TargetName, TokenState};
+use bailiff_policy::PolicySet;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -56,6 +57,8 @@ pub struct Metrics {
     pub tls_files_refused: IntGauge,
     /// 1 while the API server can't be asked about this node's pods or policies, so that what was known before is in force.
     pub cluster_away: IntGauge,
+    service_problems: IntGauge,
+    target_addresses: IntGaugeVec,
     pods: IntGaugeVec,
     certificate_expiry: IntGaugeVec,
     certificate_states: IntGaugeVec,
@@ -208,6 +211,14 @@ impl Metrics {
             &["state"],
         )?;
         registry.register(Box::new(pods.clone()))?;
+        let target_addresses = IntGaugeVec::new(
+            Opts::new(
+                "bailiff_target_addresses",
+                "Addresses that a target has by the Services that it names; 0: nothing is protected by them.",
+            ),
+            &["target"],
+        )?;
+        registry.register(Box::new(target_addresses.clone()))?;
         let certificate_states = IntGaugeVec::new(
             Opts::new(
                 "bailiff_serving_certificate_state",
@@ -286,6 +297,11 @@ impl Metrics {
                 "bailiff_cluster_away",
                 "1 while the API server can't be asked about this node's pods, so that what was known before is in force.",
             )?,
+            service_problems: gauge(
+                "bailiff_service_problems",
+                "What is wrong with Services that targets name, as /readyz lists it: addresses that aren't protected.",
+            )?,
+            target_addresses,
             pods,
             certificate_expiry,
             certificate_states,
@@ -393,6 +409,22 @@ impl Metrics {
                 .with_label_values(&[state.as_str()])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Notes how many addresses targets have by Services, and how many things are wrong with those.
+    pub fn target_addresses(&self, named: &PolicySet, resolved: &PolicySet, problems: i64) {
+        self.target_addresses.reset();
+        for target in named
+            .targets()
+            .iter()
+            .filter(|target| !target.services.is_empty())
+        {
+            let count = resolved.addresses_of(&target.name);
+            self.target_addresses
+                .with_label_values(&[target.name.as_str()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.service_problems.set(problems);
     }
 
     /// How many pods run on this node that reach no target, since nobody says who they are.

@@ -102,6 +102,7 @@ impl AgentArgs {
             busy_poll: Duration::from_micros(self.busy_poll),
             limits,
             cluster: self.cluster.clone(),
+            services: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -18,6 +19,7 @@ use crate::proxy::Limits;
 use crate::world::cluster::daemon_set::{DaemonSetName, OwnDaemonSet};
 use crate::world::cluster::pods::{ClusterPods, Namespaces};
 use crate::world::cluster::policies::ClusterPolicies;
+use crate::world::cluster::services::ClusterServices;
 use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup};
 
 /// Where below the state the cluster's Targets and Policies are.
@@ -167,10 +169,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .clone()
         .map(|name| OwnDaemonSet::start(args.agent.cluster(), name))
         .transpose()?;
-    let agent = Agent::start(AgentOptions {
+    let mut options = AgentOptions {
         awaits_pods: true,
         ..args.agent.options(place, &config, &record, limits)
-    })?;
+    };
+    if policies.is_some() {
+        let file = args.state_dir.join("services.json");
+        options.services = Some(Arc::new(ClusterServices::start(args.agent.cluster(), file)?));
+    }
+    let agent = Agent::start(options)?;
     agent.wait_for_certificates(CERTIFICATES);
     while !agent.is_taken_over() {
         pods.follow(&agent);

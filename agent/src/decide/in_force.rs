@@ -43,6 +43,9 @@ impl InForce {
     }
 }
 
+/// How the files of a directory are read.
+pub(crate) type Load = fn(&Path) -> Result<PolicySet, LoadErrors>;
+
 /// Watches a directory of policy files by their names, sizes and times of change.
 ///
 /// It looks once a second rather than listening to inotify: Kubernetes swaps a ConfigMap's files by a symbolic link two
@@ -50,6 +53,7 @@ impl InForce {
 #[derive(Debug)]
 pub struct Watcher {
     directory: PathBuf,
+    load: Load,
     seen: Vec<(PathBuf, u64, Option<std::time::SystemTime>)>,
 }
 
@@ -59,8 +63,9 @@ impl Watcher {
 
     /// Starts from what is there now.
     #[must_use]
-    pub fn new(directory: &Path) -> Self {
+    pub fn new(directory: &Path, load: Load) -> Self {
         Self {
+            load,
             directory: directory.to_owned(),
             seen: Self::look(directory),
         }
@@ -73,7 +78,7 @@ impl Watcher {
             return None;
         }
         self.seen = now;
-        Some(PolicySet::load(&self.directory))
+        Some((self.load)(&self.directory))
     }
 
     fn look(directory: &Path) -> Vec<(PathBuf, u64, Option<std::time::SystemTime>)> {

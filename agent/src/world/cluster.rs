@@ -3,6 +3,7 @@
 pub(crate) mod daemon_set;
 pub(crate) mod pods;
 pub(crate) mod policies;
+pub(crate) mod services;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
