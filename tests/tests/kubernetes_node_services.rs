@@ -298,6 +298,10 @@ fn a_database_behind_a_service_is_protected_at_each_of_its_addresses_as_they_cha
     let agent = lab.agent(Some("127.0.0.1:1"))?;
     lab.protected(&agent, &service_address)?;
     lab.protected(&agent, &first)?;
+    let said = format!("[!]services: target db, service {namespace}/pg: its Service can't be followed now");
+    lab.until(Some(&agent), "readyz", || {
+        Ok(agent.get("/readyz")?.contains(&said))
+    })?;
     agent.kill()?;
 
     // Without the Service nobody says whose the pods' addresses are.

@@ -262,11 +262,22 @@ fn publish(shared: &Shared, lingering: &mut Lingering, at: Instant) -> bool {
     let nothing = Vec::new();
     for service in wanted {
         let known_before = before.get(service).unwrap_or(&nothing);
-        let known = state.known.get(&name(service)).filter(|known| known.is_told());
+        let known = state.known.get(&name(service));
+        let mut wrong: Vec<String> = known
+            .iter()
+            .flat_map(|known| &known.away)
+            .map(|(kind, error)| {
+                format!("its {kind} can't be followed now, and only addresses that are known are protected: {error}")
+            })
+            .collect();
+        let known = known.filter(|known| known.is_told());
         // Of which nothing was told yet, what was known last holds.
         let Some(known) = known else {
             if before.contains_key(service) {
                 addresses.insert(service.clone(), known_before.clone());
+            }
+            if !wrong.is_empty() {
+                problems.insert(service.clone(), wrong);
             }
             continue;
         };
@@ -275,8 +286,9 @@ fn publish(shared: &Shared, lingering: &mut Lingering, at: Instant) -> bool {
         lingering.put(service, known_before, &mut now, at);
         now.sort_unstable();
         addresses.insert(service.clone(), now);
-        if !resolved.problems.is_empty() {
-            problems.insert(service.clone(), resolved.problems);
+        wrong.extend(resolved.problems);
+        if !wrong.is_empty() {
+            problems.insert(service.clone(), wrong);
         }
     }
     lingering.tidy(&addresses, at);
@@ -296,41 +308,33 @@ fn publish(shared: &Shared, lingering: &mut Lingering, at: Instant) -> bool {
 async fn follow_one(client: Client, of: Name, shared: Arc<Shared>) {
     let (namespace, name) = &of;
     let by_name = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let services = watched::<Service>(
-        Api::namespaced(client.clone(), namespace),
-        by_name,
-        |all| {
-            shared.know(&of, |known| {
-                known.service = all.into_values().next();
-                known.service_told = true;
-            });
-        },
-        &of,
-    );
+    let services = Api::<Service>::namespaced(client.clone(), namespace);
+    let services = watched(services, by_name, &shared, &of, |known, all| {
+        known.service = all.into_values().next();
+        known.service_told = true;
+    });
     let by_service = watcher::Config::default().labels(&format!("kubernetes.io/service-name={name}"));
-    let slices = watched::<EndpointSlice>(
-        Api::namespaced(client, namespace),
-        by_service,
-        |all| {
-            shared.know(&of, |known| {
-                known.slices = all.into_values().collect();
-                known.slices_told = true;
-            });
-        },
-        &of,
-    );
+    let slices = Api::<EndpointSlice>::namespaced(client, namespace);
+    let slices = watched(slices, by_service, &shared, &of, |known, all| {
+        known.slices = all.into_values().collect();
+        known.slices_told = true;
+    });
     tokio::join!(services, slices);
 }
 
 /// Tells all objects of a watch, by their names, whenever one has changed.
-async fn watched<K>(api: Api<K>, which: watcher::Config, tell: impl Fn(BTreeMap<String, K>), of: &Name)
-where
+async fn watched<K>(
+    api: Api<K>,
+    which: watcher::Config,
+    shared: &Shared,
+    of: &Name,
+    tell: impl Fn(&mut Known, BTreeMap<String, K>),
+) where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     let mut events = pin!(watcher(api, which).default_backoff());
     let (mut all, mut list) = (BTreeMap::new(), BTreeMap::new());
-    let service = format!("{}/{}", of.0, of.1);
-    let kind = K::kind(&());
+    let kind = K::kind(&()).into_owned();
     let mut is_away = false;
     while let Some(event) = events.next().await {
         match event {
@@ -346,22 +350,19 @@ where
             Ok(Event::Apply(object)) => drop(all.insert(object.name_any(), object)),
             Ok(Event::Delete(object)) => drop(all.remove(&object.name_any())),
             Err(error) => {
+                // Told once, by the first: the next attempts may fail otherwise.
                 if !std::mem::replace(&mut is_away, true) {
                     let error = super::watch_told(&error);
-                    tracing::error!(
-                        service,
-                        %kind,
-                        error,
-                        "a Service that a Target names can't be followed now; the addresses that are known stay protected"
-                    );
+                    shared.know(of, |known| drop(known.away.insert(kind.clone(), error)));
                 }
                 continue;
             }
         }
-        if std::mem::take(&mut is_away) {
-            tracing::info!(service, %kind, "a Service that a Target names is followed again");
-        }
-        tell(all.clone());
+        is_away = false;
+        shared.know(of, |known| {
+            known.away.remove(&kind);
+            tell(known, all.clone());
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a Service and its EndpointSlices to addresses. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use bailiff_model::OriginalDst;
@@ -16,6 +16,8 @@ pub(super) struct Known {
     pub(super) slices: Vec<EndpointSlice>,
     pub(super) service_told: bool,
     pub(super) slices_told: bool,
+    /// Why the Service or its slices can't be followed, by their kinds.
+    pub(super) away: BTreeMap<String, String>,
 }
 
 impl Known {

@@ -25,6 +25,7 @@ fn known(service: Option<&Value>, slices: &[Value]) -> Known {
             .collect(),
         service_told: true,
         slices_told: true,
+        away: BTreeMap::new(),
     }
 }
 
@@ -271,6 +272,19 @@ fn what_was_known_last_holds_until_all_is_told_and_is_kept() {
     assert!(next.lock().is_known());
     assert!(!publish(&next, &mut Lingering::default(), Instant::now()));
     assert_eq!(told(&next), ["Assigned 10.96.7.7:5432"]);
+    assert!(next.lock().problems.is_empty());
+    // Why nothing more is known is said.
+    if let Some(known) = next.lock().known.values_mut().next() {
+        known.away.insert("Service".to_owned(), "403".to_owned());
+    }
+    assert!(!publish(&next, &mut Lingering::default(), Instant::now()));
+    let said = Arc::clone(&next.lock().problems);
+    assert!(
+        said.values()
+            .flatten()
+            .all(|line| line.contains("its Service can't be followed now") && line.ends_with(": 403"))
+            && said.len() == 1
+    );
     // Half of it told is nothing told.
     if let Some(known) = next.lock().known.values_mut().next() {
         known.service_told = true;
