@@ -513,6 +513,7 @@ impl Quiet {
                     }
                     self.addresses.follow(&set);
                     if !self.enforce(self.addresses.resolve(&set)) {
+                        self.addresses.follow(&self.base);
                         continue;
                     }
                     self.base = set;

@@ -258,6 +258,11 @@ fn a_database_behind_a_service_is_protected_at_each_of_its_addresses_as_they_cha
     lab.protected(&agent, &service_address)?;
     lab.protected(&agent, &first)?;
 
+    // Whatever becomes of policies meanwhile.
+    lab.apply(&[policy("nowhere")])?;
+    lab.until(Some(&agent), "a policy that is refused", || {
+        Ok(agent.metric("bailiff_policies_refused")? == 1)
+    })?;
     // Another pod comes, before it is ready to be asked by the Service: its address alone.
     let second = lab.database("pg-1")?;
     ensure!(lab.psql(&second, SEEN)? == CANARY, "nobody names it yet");
@@ -268,6 +273,10 @@ fn a_database_behind_a_service_is_protected_at_each_of_its_addresses_as_they_cha
     println!("an endpoint is protected {took:?} after it came");
     ensure!(lab.psql(&second, SEEN)? == MASKED, "{}", agent.log());
     lab.protected(&agent, &second)?;
+    ensure!(agent.metric("bailiff_policies_refused")? == 1, "{}", agent.log());
+    lab.0
+        .cluster
+        .kubectl(&["delete", "policies.bailiff.dev", "nowhere"])?;
 
     // What has gone is let go, after a while: the same address may be another's.
     lab.0.cluster.kubectl(&[
