@@ -180,6 +180,10 @@ struct Right {
     verb: String,
 }
 
+/// A database whose addresses the agent has to ask for.
+const SHOP: &str = r#"{"apiVersion": "bailiff.dev/v1alpha1", "kind": "Target", "metadata": {"name": "shop"},
+    "spec": {"protocol": "postgres", "services": [{"namespace": "rights", "name": "db", "port": 5432}]}}"#;
+
 /// A role of the chart, as an object that can be applied, and what it allows one by one.
 fn rights(cluster: &Cluster, kind: &str, name: &str) -> Result<(Value, Vec<Right>)> {
     let objects = cluster.render(&[])?;
@@ -292,6 +296,8 @@ fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
         })
         .collect();
     lab.cluster.apply(&target)?;
+    // Another is behind a Service.
+    lab.cluster.apply(SHOP)?;
     lab.cluster.apply(&std::fs::read_to_string(
         lab.enforced.config().join("policy.yaml"),
     )?)?;
@@ -339,7 +345,7 @@ fn agents_need_each_right_that_the_chart_gives_them() -> Result<()> {
     ensure!(!all.contains("cannot "), "{all}");
     ensure!(agent.stop()?.success());
 
-    ensure!(single.len() == 10 && few.len() == 2, "{single:?} {few:?}");
+    ensure!(single.len() == 14 && few.len() == 2, "{single:?} {few:?}");
     // First those of the namespace: an agent that can't ask for its DaemonSet leaves its kernel side, and the next one takes that over.
     let each = few.iter().map(|right| (&in_namespace, right));
     let each = each.chain(single.iter().map(|right| (&role, right)));
