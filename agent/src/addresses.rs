@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bailiff_policy::PolicySet;
+use bailiff_policy::{PolicySet, Sources};
 
 use crate::decide::Load;
 use crate::metrics::Metrics;
@@ -39,8 +39,8 @@ impl Addresses {
     /// How policies are read here: with Services, if somebody can be asked for them.
     pub(crate) fn load(services: Option<&Arc<ClusterServices>>) -> Load {
         match services {
-            Some(_) => PolicySet::load_in_cluster,
-            None => PolicySet::load,
+            Some(_) => Sources::load_in_cluster,
+            None => Sources::load,
         }
     }
 

@@ -81,6 +81,25 @@ impl Pages for OfAgent {
     }
 }
 
+/// What an agent tells.
+pub(crate) fn of_agent(
+    metrics: Arc<Metrics>,
+    workers: Arc<Workers>,
+    catalogs: Arc<Catalogs>,
+    certificates: Arc<Certificates>,
+    addresses: Arc<Addresses>,
+) -> Arc<dyn Pages> {
+    Arc::new(OfAgent {
+        metrics,
+        silence: Arc::new(move || workers.silence()),
+        warnings: Arc::new(move || Told {
+            masks: catalogs.missing(),
+            certificates: certificates.supplies(),
+            addresses: addresses.lines(),
+        }),
+    })
+}
+
 /// The server, on a thread of its own.
 pub struct Admin {
     address: SocketAddr,
@@ -131,31 +150,6 @@ fn bind(serve: &Serve) -> Result<std::net::TcpListener> {
 
 impl Admin {
     /// Listens and serves.
-    pub(crate) fn start(
-        serve: &Serve,
-        metrics: Arc<Metrics>,
-        workers: Arc<Workers>,
-        catalogs: Arc<Catalogs>,
-        certificates: Arc<Certificates>,
-        addresses: Arc<Addresses>,
-    ) -> Result<Self> {
-        let warnings = Arc::new(move || Told {
-            masks: catalogs.missing(),
-            certificates: certificates.supplies(),
-            addresses: addresses.lines(),
-        });
-        let silence = Arc::new(move || workers.silence());
-        Self::serving(
-            serve,
-            Arc::new(OfAgent {
-                metrics,
-                silence,
-                warnings,
-            }),
-        )
-    }
-
-    /// The same for what isn't an agent.
     pub(crate) fn serving(how: &Serve, pages: Arc<dyn Pages>) -> Result<Self> {
         let listener = bind(how)?;
         listener.set_nonblocking(true)?;

@@ -11,24 +11,30 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
-use bailiff_kernel::{GuardBy, Options as RedirectOptions, Pulse, Redirect, TargetEntry, cgroup, net};
+use bailiff_kernel::{
+    GuardBy, KernelError, Options as RedirectOptions, Pulse, Redirect, TargetEntry, cgroup, net,
+};
 use bailiff_model::{CgroupId, PodInfo};
 use bailiff_policy::catalog::CatalogLimits;
-use bailiff_policy::{ParserPool, PolicySet};
+use bailiff_policy::report::{DataPath, MAX_REASON, NotCovered, PodCounts, cut};
+use bailiff_policy::{ParserPool, PolicySet, Sources};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
-use crate::admin::{Admin, Serve};
+use crate::admin::{self, Admin, Pages, Serve};
 use crate::attribution::{Attribution, PodEntry};
 use crate::catalog::{CatalogThread, Catalogs};
-use crate::certificates::Certificates;
+use crate::certificates::{self, Certificates};
 use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::identity::{ReviewThread, Reviews};
 use crate::metrics::{Metrics, PodState};
 use crate::older::Older;
-use crate::proxy::{Acceptor, Cancels, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions};
+use crate::proxy::{
+    Acceptor, Cancels, FileError, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions,
+};
 use crate::record::{Recorder, Store, StoreOptions};
+use crate::reports::{Findings, Wrong};
 use crate::world::cluster::ClusterAccess;
 use crate::world::cluster::services::ClusterServices;
 
@@ -69,6 +75,8 @@ pub struct AgentOptions {
     pub cluster: ClusterAccess,
     /// Who knows the addresses of Services that Targets name; nobody where policies come from files.
     pub services: Option<Arc<ClusterServices>>,
+    /// Where it tells what became of objects and pods.
+    pub findings: Arc<Findings>,
 }
 
 /// A pod to be enforced on.
@@ -105,6 +113,7 @@ pub struct Agent {
     listening: Mutex<HashMap<CgroupId, Listening>>,
     quiet: Option<JoinHandle<()>>,
     followers: Arc<Followers>,
+    findings: Arc<Findings>,
     stop: Arc<AtomicBool>,
 }
 
@@ -142,8 +151,14 @@ impl Agent {
     /// Loads the policies, puts the kernel side in force and starts all threads.
     pub fn start(options: AgentOptions) -> Result<Self> {
         let load = Addresses::load(options.services.as_ref());
-        let base = load(&options.config)?;
-        let files = read_files(&base, &Snapshot::default())?;
+        let findings = Arc::clone(&options.findings);
+        let sources = Sources::read(&options.config);
+        let base =
+            load(&sources).inspect_err(|errors| findings.refused(&sources, &Wrong::Problems(&errors.0)))?;
+        let files = Snapshot::read_after(&base, &Snapshot::default()).map_err(|errors| {
+            findings.refused(&sources, &Wrong::Files(&errors));
+            told(&errors)
+        })?;
         let metrics = Arc::new(Metrics::new()?);
         metrics.awaits_pods.store(options.awaits_pods, Ordering::Release);
         let addresses = Arc::new(Addresses::new(options.services.clone(), Arc::clone(&metrics)));
@@ -214,22 +229,23 @@ impl Agent {
             limits,
             Arc::clone(&metrics),
         )?;
+        let pages = admin::of_agent(
+            Arc::clone(&metrics),
+            Arc::clone(&workers),
+            Arc::clone(&catalogs),
+            Arc::clone(&certificates),
+            Arc::clone(&addresses),
+        );
         let admin = options
             .admin
             .map(|address| {
-                Admin::start(
-                    &Serve {
-                        address,
-                        revision: options.revision.clone(),
-                        // The agent before may serve there until it sees that this one is there.
-                        patience: if took_over { HANDED_OVER } else { Duration::ZERO },
-                    },
-                    Arc::clone(&metrics),
-                    Arc::clone(&workers),
-                    Arc::clone(&catalogs),
-                    Arc::clone(&certificates),
-                    Arc::clone(&addresses),
-                )
+                let serve = Serve {
+                    address,
+                    revision: options.revision.clone(),
+                    // The agent before may serve there until it sees that this one is there.
+                    patience: if took_over { HANDED_OVER } else { Duration::ZERO },
+                };
+                Admin::serving(&serve, Arc::clone(&pages))
             })
             .transpose()?;
         let control = Control::start(&options.record, Arc::clone(&workers))?;
@@ -246,8 +262,11 @@ impl Agent {
             followers: Arc::clone(&followers),
             certificates: Arc::clone(&certificates),
             metrics: Arc::clone(&metrics),
+            pages,
+            findings: Arc::clone(&findings),
             stop: Arc::clone(&stop),
         };
+        findings.loaded(&sources);
         let quiet = std::thread::Builder::new()
             .name("quiet".to_owned())
             .spawn(move || quiet.run())?;
@@ -269,6 +288,7 @@ impl Agent {
             listening: Mutex::default(),
             quiet: Some(quiet),
             followers,
+            findings,
             stop,
         })
     }
@@ -347,9 +367,16 @@ impl Agent {
             .update(cgroup, |pod| pod.containers = Arc::clone(&containers));
     }
 
-    /// Tells what becomes of the node's pods, and whether whoever knows them can be asked.
-    pub(crate) fn tell_pods(&self, states: &[PodState], is_current: bool) {
+    /// Tells what becomes of the node's pods, and whether whoever knows them can be asked. The report has them without those that came just now.
+    pub(crate) fn tell_pods(
+        &self,
+        states: &[PodState],
+        is_current: bool,
+        counts: PodCounts,
+        not_covered: Vec<NotCovered>,
+    ) {
         self.metrics.pods(states);
+        self.findings.pods(counts, not_covered);
         self.metrics.cluster_away.set(i64::from(!is_current));
     }
 
@@ -462,15 +489,15 @@ struct Quiet {
     followers: Arc<Followers>,
     certificates: Arc<Certificates>,
     metrics: Arc<Metrics>,
+    pages: Arc<dyn Pages>,
+    findings: Arc<Findings>,
     stop: Arc<AtomicBool>,
 }
 
-/// The files that targets and policies name. What can't be used is told as a whole.
-fn read_files(set: &PolicySet, before: &Snapshot) -> Result<Snapshot> {
-    Snapshot::read_after(set, before).map_err(|errors| {
-        let told: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
-        anyhow::anyhow!("{} problem(s) with files:{}", errors.len(), told.concat())
-    })
+/// What is wrong with the files that targets and policies name, as a whole.
+fn told(errors: &[FileError]) -> anyhow::Error {
+    let told: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
+    anyhow::anyhow!("{} problem(s) with files:{}", errors.len(), told.concat())
 }
 
 impl Quiet {
@@ -489,7 +516,7 @@ impl Quiet {
             }
             if self.addresses.have_changed() {
                 let set = self.addresses.resolve(&self.base);
-                if self.enforce(set) {
+                if self.enforce(set).is_ok() {
                     tracing::info!("the addresses of Targets by Services have changed");
                 }
             }
@@ -498,47 +525,56 @@ impl Quiet {
             }
             self.look_for_detached();
             self.look_at_files();
+            self.tell_state();
             match self.watcher.changed() {
                 None => self.older.again(&entries(&self.in_force.load())),
-                Some(Ok(set)) => {
+                Some((sources, Ok(set))) => {
                     // Before the policies: a session finds what its target's definition names.
-                    match read_files(&set, &self.materials.load()) {
+                    match Snapshot::read_after(&set, &self.materials.load()) {
                         Ok(files) => self.put_in_force(files),
-                        Err(error) => {
+                        Err(errors) => {
                             self.metrics.policies_refused.set(1);
                             self.metrics.policy_reload_errors.inc();
-                            tracing::error!("the policies stay as they were: {error:#}");
+                            self.findings.refused(&sources, &Wrong::Files(&errors));
+                            tracing::error!("the policies stay as they were: {:#}", told(&errors));
                             continue;
                         }
                     }
                     self.addresses.follow(&set);
-                    if !self.enforce(self.addresses.resolve(&set)) {
+                    if let Err(error) = self.enforce(self.addresses.resolve(&set)) {
+                        self.findings
+                            .refused(&sources, &Wrong::Kernel(&error.to_string()));
                         self.addresses.follow(&self.base);
                         continue;
                     }
                     self.base = set;
                     self.metrics.policies_refused.set(0);
+                    self.findings.loaded(&sources);
                     self.metrics.policy_reloads.inc();
                     tracing::info!("policies reloaded");
                 }
-                Some(Err(errors)) => {
+                Some((sources, Err(errors))) => {
                     self.metrics.policies_refused.set(1);
                     self.metrics.policy_reload_errors.inc();
+                    self.findings.refused(&sources, &Wrong::Problems(&errors.0));
                     tracing::error!("the policies stay as they were: {errors}");
                 }
             }
         }
     }
 
-    /// Puts these targets and policies in force. Returns whether they are.
-    fn enforce(&self, set: PolicySet) -> bool {
+    /// Puts these targets and policies in force.
+    ///
+    /// # Errors
+    /// When the kernel side doesn't take them. It's told, and those before stay in force.
+    fn enforce(&self, set: PolicySet) -> Result<(), KernelError> {
         let targets = entries(&set);
         // New addresses first: an operation on them waits for the policy rather than passing by it.
         let updated = steer(&self.redirect, |redirect| redirect.set_targets(&targets));
         if let Some(Err(error)) = updated {
             tracing::error!(%error, "the new targets can't be put in force; the policies stay as they were");
             self.metrics.policy_reload_errors.inc();
-            return false;
+            return Err(error);
         }
         let followers = self.followers.lock();
         for follow in followers.iter().flat_map(|followers| followers.iter()) {
@@ -549,7 +585,7 @@ impl Quiet {
         self.in_force.replace(set);
         drop(followers);
         self.older.of_all(&targets);
-        true
+        Ok(())
     }
 
     /// Takes up certificates and passwords that were renewed.
@@ -564,15 +600,18 @@ impl Quiet {
         if !now.is_stale() && !refused {
             return;
         }
-        match read_files(&self.in_force.load(), &now) {
+        match Snapshot::read_after(&self.in_force.load(), &now) {
             Ok(files) => {
                 self.put_in_force(files);
                 tracing::info!("certificates and credentials read anew");
             }
             // Said once: they may be half written, and are looked at again in a second.
-            Err(error) if !refused => {
+            Err(errors) if !refused => {
                 self.metrics.tls_files_refused.set(1);
-                tracing::error!("certificates and credentials stay as they were: {error:#}");
+                tracing::error!(
+                    "certificates and credentials stay as they were: {:#}",
+                    told(&errors)
+                );
             }
             Err(_) => {}
         }
@@ -583,6 +622,25 @@ impl Quiet {
         self.certificates.follow(&files);
         self.metrics.tls_files_refused.set(0);
         self.materials.replace(files);
+    }
+
+    /// Tells the node's report whether connections are diverted, and how certificates are doing.
+    fn tell_state(&self) {
+        let (ready, conditions) = self.pages.readiness();
+        // Names alone: numbers in the rest change each second.
+        let failing: Vec<_> = conditions
+            .lines()
+            .filter_map(|line| line.strip_prefix("[-]")?.split(" failed").next())
+            .collect();
+        let data_path = DataPath {
+            ready,
+            reason: cut(&failing.join(", "), MAX_REASON),
+        };
+        let files = self.materials.load();
+        self.findings.state(
+            data_path,
+            certificates::told(files.expiries(), &self.certificates.supplied()),
+        );
     }
 
     /// Whether the kernel runs the programs, rather than whether they were attached once.

@@ -2,9 +2,12 @@
 //!
 //! Whoever may approve for a signer can have certificates made for kubelets and the API server, so agents only ask, and this, under an
 //! account of its own, approves. [`judge`] says of each request what becomes of it, from that request alone.
+//!
+//! Beside that it is the one process of the cluster that hears all nodes, and so the one that writes the [`status`] of Targets and Policies.
 
 mod judge;
 mod metrics;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -64,6 +67,8 @@ struct State {
     metrics: ApproverMetrics,
     /// Whether all requests were seen once.
     listed: AtomicBool,
+    /// Whether all that statuses follow from was seen once.
+    statuses_known: AtomicBool,
 }
 
 impl Pages for State {
@@ -72,12 +77,20 @@ impl Pages for State {
     }
 
     fn readiness(&self) -> (bool, String) {
-        if self.listed.load(Ordering::Acquire) {
-            (true, "[+]requests ok\n".to_owned())
+        let is_ready = self.listed.load(Ordering::Acquire);
+        let mut text = if is_ready {
+            "[+]requests ok\n".to_owned()
         } else {
             let why = "the API server hasn't listed them yet; the log says why";
-            (false, format!("[-]requests failed: {why}\n"))
-        }
+            format!("[-]requests failed: {why}\n")
+        };
+        // Agents have their certificates without it.
+        text.push_str(if self.statuses_known.load(Ordering::Acquire) {
+            "[+]statuses ok\n"
+        } else {
+            "[!]statuses: NodeReports, Targets and Policies can't be listed, so that their status isn't written; the log says why\n"
+        });
+        (is_ready, text)
     }
 }
 
@@ -94,6 +107,7 @@ impl Approver {
         let state = Arc::new(State {
             metrics: ApproverMetrics::new()?,
             listed: AtomicBool::new(false),
+            statuses_known: AtomicBool::new(false),
         });
         let _admin = options
             .admin
@@ -109,8 +123,10 @@ impl Approver {
             };
             // The first process of a container gets no signal that it doesn't ask for.
             let mut ends = signal(SignalKind::terminate())?;
+            let statuses = status::keep(this.client.clone(), Arc::clone(&this.state));
             tokio::select! {
                 outcome = this.follow() => outcome,
+                () = statuses => Err(anyhow::anyhow!("the API server's lists of reports have ended")),
                 _ = ends.recv() => Ok(()),
                 asked = tokio::signal::ctrl_c() => Ok(asked?),
             }

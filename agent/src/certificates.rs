@@ -10,11 +10,13 @@ mod trust;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bailiff_policy::report::{CertificateReport, CertificateState, MAX_REASON, cut};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::proxy::Snapshot;
 use crate::proxy::tls::{Issued, now};
+use crate::proxy::{Expiry, Snapshot};
 use crate::world::cluster::{ClusterAccess, Following};
 
 /// The certificates of all targets in force that the cluster signs.
@@ -71,13 +73,21 @@ impl Certificates {
     /// How each target's is doing, by the target's name.
     #[must_use]
     pub fn supplies(&self) -> Vec<(String, Supply)> {
+        self.supplied()
+            .into_iter()
+            .map(|(target, supply, _)| (target, supply))
+            .collect()
+    }
+
+    /// The same with when what is shown ends, in seconds since 1970.
+    pub(crate) fn supplied(&self) -> Vec<(String, Supply, Option<i64>)> {
         let mut supplies: Vec<_> = self
             .wanted
             .borrow()
             .iter()
-            .map(|issued| (issued.target.as_str().to_owned(), supply(issued)))
+            .map(|issued| (issued.target.as_str().to_owned(), supply(issued), issued.ends()))
             .collect();
-        supplies.sort_by(|(name, _), (other, _)| name.cmp(other));
+        supplies.sort_by(|(name, ..), (other, ..)| name.cmp(other));
         supplies
     }
 
@@ -99,6 +109,58 @@ impl Certificates {
     pub fn stop(&self) {
         drop(self.thread.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
+}
+
+/// What the node's report says of certificates: those of files, by their ends, and those that the cluster signs.
+pub(crate) fn told(files: &[Expiry], supplied: &[(String, Supply, Option<i64>)]) -> Vec<CertificateReport> {
+    let time = |at: i64| Timestamp::from_second(at).ok().map(|at| at.to_string());
+    let of_files = files.iter().map(|expiry| {
+        let has_ended = expiry.at <= now();
+        CertificateReport {
+            target: expiry.target.as_str().to_owned(),
+            role: expiry.role.to_owned(),
+            state: if has_ended {
+                CertificateState::Missing
+            } else {
+                CertificateState::Good
+            },
+            reason: if has_ended {
+                "it has ended: put another into its file".to_owned()
+            } else {
+                String::new()
+            },
+            not_after: time(expiry.at),
+            renewed: false,
+        }
+    });
+    let signed = supplied.iter().map(|(target, supply, ends)| {
+        let (state, why) = match supply {
+            Supply::Good => (CertificateState::Good, ""),
+            // How long is left stands in the time, and would be another text each second.
+            Supply::Ending(why) => (
+                CertificateState::Ending,
+                why.split_once("of the next one: ")
+                    .map_or(why.as_str(), |(_, why)| why),
+            ),
+            Supply::Missing(why) => (
+                CertificateState::Missing,
+                match why.split_once(" s ago; ") {
+                    Some((ago, why)) if ago.starts_with("it ended ") => why,
+                    _ => why.as_str(),
+                },
+            ),
+            Supply::Untrusted(why) => (CertificateState::Untrusted, why.as_str()),
+        };
+        CertificateReport {
+            target: target.clone(),
+            role: "client".to_owned(),
+            state,
+            reason: cut(why, MAX_REASON),
+            not_after: ends.and_then(time),
+            renewed: true,
+        }
+    });
+    of_files.chain(signed).collect()
 }
 
 fn supply(issued: &Issued) -> Supply {

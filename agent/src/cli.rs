@@ -7,6 +7,7 @@ mod node;
 mod record;
 mod run;
 mod sessions;
+mod status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Record(record::Args),
     Run(run::Args),
     Sessions(sessions::Args),
+    Status(status::Args),
 }
 
 impl Command {
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => record::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Sessions(args) => sessions::run(&args),
+        Command::Status(args) => status::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("bailiff: {error:#}");

@@ -16,6 +16,7 @@ pub mod metrics;
 mod older;
 pub mod proxy;
 pub mod record;
+pub mod reports;
 pub mod world;
 
 /// 128 random bits in hexadecimal, from the kernel.

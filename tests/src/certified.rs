@@ -223,7 +223,8 @@ pub struct Approver {
 }
 
 impl Approver {
-    fn start(kubeconfig: &Path, requester: &str, san: &str, options: &[&str]) -> Result<Self> {
+    /// Starts it for these agents, `NAMESPACE/NAME`, and a further name of the API server; waits until it is ready.
+    pub fn start(kubeconfig: &Path, requester: &str, san: &str, options: &[&str]) -> Result<Self> {
         let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut child = Command::new(bailiff()?)
             .arg("approver")

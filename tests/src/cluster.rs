@@ -225,6 +225,7 @@ impl Cluster {
             "--timeout=60s",
             "crd/targets.bailiff.dev",
             "crd/policies.bailiff.dev",
+            "crd/nodereports.bailiff.dev",
         ])?;
         Ok(warned)
     }

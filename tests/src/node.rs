@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::running::metric_of;
-use crate::{Cluster, Enforced, api, bailiff, check, harness_program};
+use crate::{Cluster, Enforced, api, bailiff, check, harness_program, reporting};
 
 /// The agent's port on the node's address.
 const ADMIN: u16 = 9464;
@@ -188,7 +188,7 @@ impl NodeLab {
     /// A kubeconfig of the agents' service account, with the rights of `deploy/kustomize/base/agent-rbac.yaml`, for the API server at this address; by default where it is.
     pub fn credential(&self, server: Option<&str>) -> Result<PathBuf> {
         self.cluster.apply_base(&["namespace.yaml", "agent-rbac.yaml"])?;
-        let token = self.cluster.token("bailiff", "bailiff-agent", None)?;
+        let token = reporting::token(self.cluster, self.cluster.node().context("no node")?)?;
         let server = match server {
             Some(server) => server.to_owned(),
             None => self.cluster.api_server()?.to_string(),

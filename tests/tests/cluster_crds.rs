@@ -91,8 +91,8 @@ fn people_see_what_it_is_about_and_what_became_of_it() -> Result<()> {
             "message": "1 of 3 nodes refuses it",
             "lastTransitionTime": "2030-01-01T00:00:00Z",
         }],
-        "nodes": { "accepted": 2, "refused": 1, "total": 3 },
-        "refusals": [{ "node": "n1", "generation": 1, "reason": "there is no target \"x\"", "mend": "define a Target" }],
+        "nodes": { "accepted": 2, "refused": 1, "total": 3, "ratio": "2/3" },
+        "refusals": [{ "nodes": ["n1"], "count": 1, "reason": "there is no target \"x\"", "mend": "define a Target" }],
     }});
     let status = status.to_string();
     let patch = [
@@ -123,8 +123,8 @@ fn people_see_what_it_is_about_and_what_became_of_it() -> Result<()> {
         (
             &policies,
             [
-                "NAME MODE TARGETS ACCEPTED NODES REFUSED AGE",
-                "columns Enforce [\"columns\"] False 3 1",
+                "NAME MODE TARGETS ACCEPTED REASON REFUSED AGE",
+                "columns Enforce [\"columns\"] 2/3 Refused 1",
             ],
         ),
     ] {
@@ -192,6 +192,11 @@ fn each_field_is_explained() -> Result<()> {
         ("policy.spec.rules.requests.verbs", "Denying `get` denies `list`"),
         ("policy.spec.masks.with", "`Redact`: `[masked]`"),
         ("policy.status.refusals.mend", "What to do about it."),
+        ("nodereport.status.notCovered", "The pods that aren't covered"),
+        (
+            "nodereport.status.policies.state",
+            "`HeldBack`: It is not at fault",
+        ),
     ] {
         let explained = cluster.kubectl(&["explain", field, EXPLAINED])?;
         let one_line = explained.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -222,7 +227,7 @@ fn with_crds() -> Result<Option<&'static Cluster>> {
     ensure!(warned.is_empty(), "{warned}");
     // What is explained is published a while later.
     let until = Instant::now() + Duration::from_secs(60);
-    for kind in ["target", "policy"] {
+    for kind in ["target", "policy", "nodereport"] {
         while let Err(error) = cluster.kubectl(&["explain", kind, EXPLAINED]) {
             ensure!(Instant::now() < until, "{error}");
             std::thread::sleep(Duration::from_millis(100));

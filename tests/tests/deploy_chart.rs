@@ -111,7 +111,7 @@ fn the_api_server_takes_each_object_by_its_schema() -> Result<()> {
     let namespace = cluster.kubectl(&["create", "namespace", "bailiff", "--dry-run=client", "-o", "json"])?;
     cluster.apply(&namespace)?;
     let every = everything();
-    let sets: [(&[&str], usize); 3] = [(&[], 18), (&LITTLE, 6), (&[&every], 20)];
+    let sets: [(&[&str], usize); 3] = [(&[], 21), (&LITTLE, 8), (&[&every], 23)];
     for (values, count) in sets {
         let rendered = cluster.helm_template(values)?;
         ensure!(rendered.status.success(), "{}", said(&rendered));
@@ -471,6 +471,7 @@ fn a_release_is_installed_changed_rolled_back_and_taken_away() -> Result<()> {
 
     // What stays: the definitions, and so what people wrote.
     let kept = [
+        "customresourcedefinition.apiextensions.k8s.io/nodereports.bailiff.dev",
         "customresourcedefinition.apiextensions.k8s.io/policies.bailiff.dev",
         "customresourcedefinition.apiextensions.k8s.io/targets.bailiff.dev",
         "target.bailiff.dev/shop",
@@ -483,7 +484,13 @@ fn a_release_is_installed_changed_rolled_back_and_taken_away() -> Result<()> {
     cluster.kubectl(&["get", "target", "shop"])?;
     helm(&cluster, &["uninstall", "bailiff", "-n", "bailiff"])?;
     // As docs/install.md says.
-    cluster.kubectl(&["delete", "crd", "targets.bailiff.dev", "policies.bailiff.dev"])?;
+    cluster.kubectl(&[
+        "delete",
+        "crd",
+        "targets.bailiff.dev",
+        "policies.bailiff.dev",
+        "nodereports.bailiff.dev",
+    ])?;
     added(&cluster, &before, &[])?;
 
     // The same without helm.

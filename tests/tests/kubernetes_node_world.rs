@@ -373,6 +373,65 @@ fn targets_and_policies_are_objects_of_the_cluster() -> Result<()> {
 }
 
 #[test]
+fn a_node_says_what_becomes_of_its_pods_and_of_objects() -> Result<()> {
+    let Some(lab) = lab("world-report")? else {
+        return Ok(());
+    };
+    lab.cluster.install_crds()?;
+    for kind in ["policies.bailiff.dev", "targets.bailiff.dev"] {
+        lab.cluster.kubectl(&["delete", kind, "--all"])?;
+    }
+    lab.cluster.apply_base(&["nodereports.yaml"])?;
+    for file in ["target.yaml", "policy.yaml"] {
+        let text = std::fs::read_to_string(lab.enforced.config().join(file))?;
+        lab.cluster.apply(&text)?;
+    }
+    lab.pod("agent", None)?;
+    let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    let name = format!("nodereport/{}", lab.cluster.node().context("no node")?);
+    let report = || -> Result<Value> {
+        Ok(serde_json::from_str(
+            &lab.cluster.kubectl(&["get", &name, "-o", "json"])?,
+        )?)
+    };
+    let number = |report: &Value, place: &str| report.pointer(place).and_then(Value::as_u64);
+    until(&agent, || {
+        Ok(report().is_ok_and(|report| {
+            number(&report, "/status/pods/enforced").is_some_and(|enforced| enforced >= 1)
+                && number(&report, "/status/objects/targets") == Some(1)
+                && number(&report, "/status/objects/policies") == Some(1)
+        }))
+    })?;
+    let told = report()?;
+    let node = lab
+        .cluster
+        .kubectl(&["get", "node", "-o", "jsonpath={.items[0].metadata.uid}"])?;
+    ensure!(
+        told.pointer("/status/dataPath/ready") == Some(&json!(true))
+            && at(&told, "/status/mode") == "Enforce"
+            && at(&told, "/status/targets/0/state") == "InForce"
+            && at(&told, "/metadata/ownerReferences/0/uid") == node
+            && told
+                .pointer("/status/certificates")
+                .and_then(Value::as_array)
+                .is_some_and(|all| all.iter().all(|one| at(one, "/state") == "Good")),
+        "{told:#}"
+    );
+    // It ends in order, and says so.
+    ensure!(agent.stop()?.success());
+    let told = report()?;
+    ensure!(
+        told.pointer("/status/dataPath/ready") == Some(&json!(false)),
+        "{told:#}"
+    );
+    for kind in ["policies.bailiff.dev", "targets.bailiff.dev"] {
+        lab.cluster.kubectl(&["delete", kind, "--all"])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_agent_among_the_pods_isnt_held_by_itself() -> Result<()> {
     let Some(lab) = lab("world-among")? else {
         return Ok(());

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail};
 use crate::packages::{self, Purpose};
 use crate::shell;
 
-/// Write the CRDs of Targets and Policies into deploy/chart/files/crds.
+/// Write the CRDs of Targets, Policies and NodeReports into deploy/chart/files/crds.
 ///
-/// They are made of the types in agent/crates/policy/src/load/schema.rs and what stands above their fields. `lint` fails
+/// They are made of the types in agent/crates/policy/src/load/schema.rs and report.rs and what stands above their fields. `lint` fails
 /// where they aren't current.
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -8,6 +8,8 @@ pub(super) struct ApproverMetrics {
     registry: Registry,
     decided: IntCounterVec,
     errors: IntCounter,
+    statuses: IntCounter,
+    status_errors: IntCounter,
 }
 
 impl ApproverMetrics {
@@ -26,11 +28,34 @@ impl ApproverMetrics {
             "Failures to follow requests, or to write what became of one.",
         )?;
         registry.register(Box::new(errors.clone()))?;
+        let counter = |name: &str, about: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, about)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
         Ok(Self {
+            statuses: counter(
+                "bailiff_approver_status_writes_total",
+                "Statuses of Targets and Policies that were written.",
+            )?,
+            status_errors: counter(
+                "bailiff_approver_status_errors_total",
+                "Failures to follow what nodes say, or to write a status.",
+            )?,
             registry,
             decided,
             errors,
         })
+    }
+
+    /// Counts a status.
+    pub(super) fn status_written(&self) {
+        self.statuses.inc();
+    }
+
+    /// Counts a failure of following reports and objects, or of writing a status.
+    pub(super) fn status_error(&self) {
+        self.status_errors.inc();
     }
 
     /// Counts a decision. Both are words of the program.

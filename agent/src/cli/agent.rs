@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -103,6 +104,7 @@ impl AgentArgs {
             limits,
             cluster: self.cluster.clone(),
             services: None,
+            findings: Arc::default(),
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::world::cluster::ClusterAccess;
 /// other names, use, kind of key and time than an agent needs. Other requests of that account are denied, and those of everybody else (kubelets, people)
 /// are left alone.
 ///
+/// It also puts together what all nodes' agents say (NodeReports) into the status of each Target and Policy.
+///
 /// Run one of it, under a service account of its own: deploy/chart has what it needs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use bailiff_kernel::probe;
 use bailiff_model::Mode;
+use bailiff_policy::report::PoliciesFrom;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -16,6 +17,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::agent::{AgentArgs, CERTIFICATES, Place};
 use crate::app::{Agent, AgentOptions};
 use crate::proxy::Limits;
+use crate::reports::Findings;
+use crate::reports::write::{About, Reporter};
 use crate::world::cluster::daemon_set::{DaemonSetName, OwnDaemonSet};
 use crate::world::cluster::pods::{ClusterPods, Namespaces};
 use crate::world::cluster::policies::ClusterPolicies;
@@ -39,6 +42,9 @@ const GONE: Duration = Duration::from_secs(15);
 
 /// How long passes between two looks whether it is, in milliseconds.
 const LOOKED_AFTER: u16 = 1000;
+
+/// How long the end waits for a last word to the cluster.
+const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// How long a start waits for them.
 const TOLD: Duration = Duration::from_secs(10);
@@ -115,6 +121,24 @@ impl Args {
         Ok(Some(policies))
     }
 
+    /// Who tells the cluster how this node is doing.
+    fn reporter(&self, findings: &Arc<Findings>) -> Result<Option<Reporter>> {
+        let Some(node) = &self.node else {
+            return Ok(None);
+        };
+        let about = About {
+            node: node.clone(),
+            mode: self.mode.into(),
+            from: if self.agent.has_config() {
+                PoliciesFrom::Files
+            } else {
+                PoliciesFrom::Cluster
+            },
+        };
+        let reporter = Reporter::start(self.agent.cluster(), about, Arc::clone(findings))?;
+        Ok(Some(reporter))
+    }
+
     /// Who knows the pods.
     fn facts(&self, config: &Path) -> Result<Box<dyn PodFacts>> {
         let Some(node) = &self.node else {
@@ -173,28 +197,43 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         awaits_pods: true,
         ..args.agent.options(place, &config, &record, limits)
     };
+    let reporter = args.reporter(&options.findings)?;
     if policies.is_some() {
         let file = args.state_dir.join("services.json");
         options.services = Some(Arc::new(ClusterServices::start(args.agent.cluster(), file)?));
     }
-    let agent = Agent::start(options)?;
+    let agent = match Agent::start(options) {
+        Ok(agent) => agent,
+        Err(error) => {
+            last_word(reporter, &format!("the agent can't start: {error:#}"));
+            return Err(error);
+        }
+    };
     agent.wait_for_certificates(CERTIFICATES);
     while !agent.is_taken_over() {
         pods.follow(&agent);
         if pods.wait(ended.as_fd())? && ended.read_signal()?.is_some() {
-            return end(agent, daemon_set.as_ref(), drain);
+            return end(agent, daemon_set.as_ref(), reporter, drain);
         }
     }
-    drop(pods);
+    // What is said of this node is the other's.
+    drop((pods, reporter));
     let asked = taken_over(agent, &ended, drain);
     drop(policies);
     asked
 }
 
 /// Ends an agent that was asked to.
-fn end(agent: Agent, daemon_set: Option<&OwnDaemonSet>, drain: Duration) -> Result<ExitCode> {
+fn end(
+    agent: Agent,
+    daemon_set: Option<&OwnDaemonSet>,
+    reporter: Option<Reporter>,
+    drain: Duration,
+) -> Result<ExitCode> {
+    const ENDED: &str = "the agent has ended";
     let Some(daemon_set) = daemon_set else {
         agent.shutdown(drain)?;
+        last_word(reporter, ENDED);
         return Ok(ExitCode::SUCCESS);
     };
     // The next one may be just about to take over: until then this one goes on.
@@ -203,15 +242,27 @@ fn end(agent: Agent, daemon_set: Option<&OwnDaemonSet>, drain: Duration) -> Resu
         std::thread::sleep(LOOK_AGAIN);
     }
     if agent.is_taken_over() {
+        // What is said of this node is the other's.
+        drop(reporter);
         std::thread::sleep(ON_THEIR_WAY);
         agent.leave(drain);
-    } else if daemon_set.goes() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if daemon_set.goes() {
         agent.shutdown(drain)?;
     } else {
         tracing::info!("what holds the pods' connections stays in the kernel until the next agent runs");
         agent.leave(drain);
     }
+    last_word(reporter, ENDED);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the cluster why nothing is enforced by this agent any more.
+fn last_word(reporter: Option<Reporter>, why: &str) {
+    if let Some(reporter) = reporter {
+        reporter.finish(why, LAST_WORD);
+    }
 }
 
 /// What an agent does from which another has taken over: it carries what it has, and waits until it is asked to end.

@@ -45,13 +45,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Standard output. Whoever reads it may stop reading: that ends the command, and is no failure.
-struct Out {
+pub(super) struct Out {
     colours: bool,
     closed: bool,
 }
 
 impl Out {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self {
             colours: wanted && std::io::stdout().is_terminal(),
@@ -59,7 +59,7 @@ impl Out {
         }
     }
 
-    fn line(&mut self, text: &str) {
+    pub(super) fn line(&mut self, text: &str) {
         let mut out = std::io::stdout().lock();
         let written = out
             .write_all(text.as_bytes())
@@ -68,7 +68,7 @@ impl Out {
         self.closed |= written.is_err();
     }
 
-    fn paint(&self, paint: Paint, text: &str) -> String {
+    pub(super) fn paint(&self, paint: Paint, text: &str) -> String {
         if self.colours && !text.is_empty() {
             format!("\x1b[{}m{text}\x1b[0m", paint.code())
         } else {
@@ -78,7 +78,7 @@ impl Out {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Paint {
+pub(super) enum Paint {
     Bold,
     Dim,
     Red,
@@ -99,7 +99,7 @@ impl Paint {
 }
 
 /// What a client chose, made safe for a terminal: control characters are shown, not obeyed.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars()
         .map(|letter| match letter {
             '\n' | '\r' | '\t' => ' ',

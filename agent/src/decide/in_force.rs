@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bailiff_policy::{LoadErrors, PolicySet};
+use bailiff_policy::{LoadErrors, PolicySet, Sources};
 
 /// The policy in force. Sessions look at the generation before each operation, which is one atomic load.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl InForce {
 }
 
 /// How the files of a directory are read.
-pub(crate) type Load = fn(&Path) -> Result<PolicySet, LoadErrors>;
+pub(crate) type Load = fn(&Sources) -> Result<PolicySet, LoadErrors>;
 
 /// Watches a directory of policy files by their names, sizes and times of change.
 ///
@@ -71,14 +71,17 @@ impl Watcher {
         }
     }
 
-    /// Loads the files anew where they changed since the last call. An error leaves the policy in force as it was.
-    pub fn changed(&mut self) -> Option<Result<PolicySet, LoadErrors>> {
+    /// Loads the files anew where they changed since the last call, and returns what was read, too. An error leaves the policy in
+    /// force as it was.
+    pub fn changed(&mut self) -> Option<(Sources, Result<PolicySet, LoadErrors>)> {
         let now = Self::look(&self.directory);
         if now == self.seen {
             return None;
         }
         self.seen = now;
-        Some((self.load)(&self.directory))
+        let sources = Sources::read(&self.directory);
+        let loaded = (self.load)(&sources);
+        Some((sources, loaded))
     }
 
     fn look(directory: &Path) -> Vec<(PathBuf, u64, Option<std::time::SystemTime>)> {

@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// Source: `k8s.io/apiserver/pkg/authentication/serviceaccount`, `NodeNameKey`.
 pub(crate) const NODE: &str = "authentication.kubernetes.io/node-name";
 
+/// The same node's uid. Source: the same, `NodeUIDKey`.
+const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
+
 /// Where the credential for the cluster is.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ClusterAccess {
@@ -55,6 +58,16 @@ pub(crate) enum ClusterError {
         /// Whose it is.
         user: String,
     },
+    /// The credential belongs to another node than the operator says.
+    #[error(
+        "the agent's credential is bound to node {bound}, and --node says {told}: give the node's own name"
+    )]
+    OtherNode {
+        /// The node that it is bound to.
+        bound: String,
+        /// What the operator says.
+        told: String,
+    },
 }
 
 impl ClusterAccess {
@@ -81,7 +94,7 @@ impl ClusterAccess {
 
 impl ClusterAccess {
     /// A client, as soon as there is a credential for one: what is asked for meanwhile is named in the log.
-    async fn patient_client(&self, what: &str) -> Client {
+    pub(crate) async fn patient_client(&self, what: &str) -> Client {
         let mut wait = Duration::from_secs(1);
         loop {
             match self.client().await {
@@ -141,8 +154,17 @@ fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(new, file)
 }
 
-/// The node that a client's credential is bound to, as the API server attests it.
-pub(crate) async fn own_node(client: &Client) -> Result<String, ClusterError> {
+/// What a credential is bound to, as the API server attests it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// The node.
+    pub(crate) node: String,
+    /// Which of that name it is, where the API server says so.
+    pub(crate) node_uid: Option<String>,
+}
+
+/// The node that a client's credential is bound to.
+pub(crate) async fn own(client: &Client) -> Result<Own, ClusterError> {
     let review = Api::<SelfSubjectReview>::all(client.clone())
         .create(&PostParams::default(), &SelfSubjectReview::default())
         .await?;
@@ -150,24 +172,37 @@ pub(crate) async fn own_node(client: &Client) -> Result<String, ClusterError> {
         .status
         .and_then(|status| status.user_info)
         .unwrap_or_default();
-    node_of(user.extra.as_ref())
-        .map(str::to_owned)
-        .ok_or_else(|| ClusterError::NoNode {
+    match only(user.extra.as_ref(), NODE) {
+        Some(node) => Ok(Own {
+            node: node.to_owned(),
+            node_uid: only(user.extra.as_ref(), NODE_UID).map(str::to_owned),
+        }),
+        None => Err(ClusterError::NoNode {
             user: user.username.unwrap_or_default(),
-        })
+        }),
+    }
+}
+
+/// The name of that node.
+pub(crate) async fn own_node(client: &Client) -> Result<String, ClusterError> {
+    Ok(own(client).await?.node)
 }
 
 /// The one node that a user's attributes name.
 pub(crate) fn node_of(extra: Option<&BTreeMap<String, Vec<String>>>) -> Option<&str> {
-    match extra?.get(NODE)?.as_slice() {
-        [node] if !node.is_empty() => Some(node),
-        // Uncertainty denies: two nodes are none.
+    only(extra, NODE)
+}
+
+fn only<'a>(extra: Option<&'a BTreeMap<String, Vec<String>>>, key: &str) -> Option<&'a str> {
+    match extra?.get(key)?.as_slice() {
+        [one] if !one.is_empty() => Some(one),
+        // Uncertainty denies: two are none.
         _ => None,
     }
 }
 
 /// The same of a watch's error.
-fn watch_told(error: &kube::runtime::watcher::Error) -> String {
+pub(crate) fn watch_told(error: &kube::runtime::watcher::Error) -> String {
     use kube::runtime::watcher::Error;
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
@@ -179,7 +214,7 @@ fn watch_told(error: &kube::runtime::watcher::Error) -> String {
 }
 
 /// An error with what lies below it: kube's own words leave out why a connection failed.
-fn told(error: &kube::Error) -> String {
+pub(crate) fn told(error: &kube::Error) -> String {
     let mut text = match error {
         kube::Error::Api(status) => format!("the API server says {}: {}", status.code, status.message),
         other => other.to_string(),

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
 use bailiff_kernel::{cgroup, veth};
 use bailiff_model::{CgroupId, Mode, NetnsCookie};
+use bailiff_policy::report::{MAX_REASON, NotCovered, PodCounts, cut};
 
 use crate::app::{Agent, PodSpec};
 use crate::metrics::PodState;
@@ -37,7 +38,12 @@ pub(crate) struct NodePods {
     checks: bool,
     /// Pods that are about to be enrolled, and how often that was tried.
     waiting: HashMap<CgroupId, u32>,
+    /// Since when pods aren't covered.
+    uncovered: HashMap<CgroupId, Instant>,
 }
+
+/// A pod that isn't covered is told to the cluster after so long: each one isn't in its first moments.
+const UNCOVERED: Duration = Duration::from_secs(10);
 
 /// How long passes between two looks at the namespaces of pods that are known: kubelet may make a pod's anew.
 const CHECKED: Duration = Duration::from_secs(2);
@@ -62,6 +68,7 @@ impl NodePods {
             checked: Instant::now(),
             checks: false,
             waiting: HashMap::new(),
+            uncovered: HashMap::new(),
         })
     }
 
@@ -92,8 +99,11 @@ impl NodePods {
         }
         let mut states = Vec::with_capacity(found.len());
         let mut waiting = HashMap::new();
+        let mut uncovered = HashMap::new();
+        let (mut counts, mut not_covered) = (PodCounts::default(), Vec::new());
         for pod in found {
-            if let Err(error) = self.meet(agent, &pod) {
+            let met = self.meet(agent, &pod);
+            if let Err(error) = &met {
                 tracing::warn!(
                     uid = pod.uid,
                     "a pod's connections to targets are refused: {error:#}"
@@ -106,9 +116,46 @@ impl NodePods {
                 waiting.insert(pod.id, tried.saturating_add(1));
             }
             states.push(state);
+            match state {
+                PodState::Enforced => counts.enforced += 1,
+                PodState::Observed => counts.observed += 1,
+                PodState::Exempt => counts.exempt += 1,
+                PodState::Waiting | PodState::Unknown => {
+                    let since = self.uncovered.get(&pod.id).copied().unwrap_or_else(Instant::now);
+                    uncovered.insert(pod.id, since);
+                    if since.elapsed() >= UNCOVERED {
+                        counts.not_covered += 1;
+                        not_covered.push(self.why(&pod, met.err()));
+                    }
+                }
+            }
         }
         self.waiting = waiting;
-        agent.tell_pods(&states, self.facts.is_current());
+        self.uncovered = uncovered;
+        agent.tell_pods(&states, self.facts.is_current(), counts, not_covered);
+    }
+
+    /// Why a pod isn't covered.
+    fn why(&self, found: &Found, error: Option<anyhow::Error>) -> NotCovered {
+        match self.facts.pod(&found.uid) {
+            Some(pod) => NotCovered {
+                namespace: pod.info.namespace.clone(),
+                name: pod.info.name.clone(),
+                reason: match error {
+                    Some(error) => cut(&format!("it can't be enrolled: {error:#}"), MAX_REASON),
+                    None => "it has no network yet".to_owned(),
+                },
+            },
+            None => NotCovered {
+                namespace: String::new(),
+                name: cut(&found.uid, 253),
+                reason: if self.facts.is_current() {
+                    "its cgroup is here, and nobody says who it is".to_owned()
+                } else {
+                    "the API server can't be asked who it is".to_owned()
+                },
+            },
+        }
     }
 
     /// Whether a cgroup's pod is still the one that the agent was told of. What else is said of it may have changed.

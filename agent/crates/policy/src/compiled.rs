@@ -237,13 +237,7 @@ impl PolicySet {
     /// Documents of group `bailiff.dev` and kinds Target and Policy are taken; kinds that other parts of Bailiff read are left
     /// alone. All problems are told together, each with its file, line and mend; with any of them nothing is loaded.
     pub fn load(directory: &Path) -> Result<Self, LoadErrors> {
-        load::directory(directory, World::Files)
-    }
-
-    /// The same where Targets may name Services, since the caller asks the cluster for their addresses
-    /// ([`with_addresses`](Self::with_addresses)); elsewhere that is a problem.
-    pub fn load_in_cluster(directory: &Path) -> Result<Self, LoadErrors> {
-        load::directory(directory, World::Cluster)
+        load::directory(directory)
     }
 
     /// The same, from texts with names to call them by.

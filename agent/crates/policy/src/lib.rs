@@ -18,6 +18,7 @@ mod mask;
 mod parser;
 mod path;
 mod permit;
+pub mod report;
 
 pub use addresses::{
     ALL_ADDRESSES, AddressSource, Refused, RefusedAddress, ServiceAddress, ServiceAddresses, ServicePort,
@@ -37,7 +38,7 @@ pub use connection::{
 };
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use detect::{Detection, Detector, Detectors, Found, PLACEHOLDER, Treatment, mask_text};
-pub use load::{LoadErrors, Manifest, Problem, SchemaError, manifests};
+pub use load::{LoadErrors, Manifest, Problem, SchemaError, Sources, manifests};
 pub use mask::{HashKey, MaskAction, MaskPlan, Unresolved, ValueType};
 pub use parser::{ParserPool, Submitted};
 pub use permit::{DialPermit, Permit};

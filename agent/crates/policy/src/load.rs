@@ -65,14 +65,64 @@ pub(crate) enum World {
 /// A file larger than this is no policy.
 const MAX_FILE: u64 = 4 << 20;
 
-pub(crate) fn directory(directory: &Path, world: World) -> Result<PolicySet, LoadErrors> {
-    let whole = |reason: String, mend: &str| {
-        LoadErrors(vec![Problem {
-            file: directory.display().to_string(),
-            line: 0,
-            reason,
-            mend: mend.to_owned(),
-        }])
+/// The texts of a directory, read at one moment: what is loaded of them is told of these and no later ones.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    texts: Vec<(String, String)>,
+    problems: Vec<Problem>,
+}
+
+impl Sources {
+    /// Reads the directory's `*.yaml` files. What can't be read is told by [`load`](Self::load). Blocks on the disk.
+    #[must_use]
+    pub fn read(directory: &Path) -> Self {
+        read(directory).unwrap_or_else(|problem| Self {
+            texts: Vec::new(),
+            problems: vec![problem],
+        })
+    }
+
+    /// What they say.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn load(&self) -> Result<PolicySet, LoadErrors> {
+        self.load_into(World::Files)
+    }
+
+    /// The same where Targets may name Services, since the caller asks the cluster for their addresses
+    /// ([`with_addresses`](PolicySet::with_addresses)); elsewhere that is a problem.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn load_in_cluster(&self) -> Result<PolicySet, LoadErrors> {
+        self.load_into(World::Cluster)
+    }
+
+    fn load_into(&self, world: World) -> Result<PolicySet, LoadErrors> {
+        let texts: Vec<(&str, &str)> = self.texts().collect();
+        finish(&texts, world, self.problems.clone())
+    }
+
+    /// The files by their paths, and what stands in them.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+}
+
+pub(crate) fn directory(directory: &Path) -> Result<PolicySet, LoadErrors> {
+    Sources::read(directory).load()
+}
+
+/// The problem is one of the directory as a whole.
+fn read(directory: &Path) -> Result<Sources, Problem> {
+    let whole = |reason: String, mend: &str| Problem {
+        file: directory.display().to_string(),
+        line: 0,
+        reason,
+        mend: mend.to_owned(),
     };
     let entries = std::fs::read_dir(directory).map_err(|error| {
         whole(
@@ -95,8 +145,7 @@ pub(crate) fn directory(directory: &Path, world: World) -> Result<PolicySet, Loa
             "write Targets and Policies into it; see examples/",
         ));
     }
-    let mut problems = Vec::new();
-    let mut texts = Vec::new();
+    let mut sources = Sources::default();
     for path in files {
         let name = path.display().to_string();
         let size = std::fs::metadata(&path).map(|about| about.len());
@@ -105,8 +154,8 @@ pub(crate) fn directory(directory: &Path, world: World) -> Result<PolicySet, Loa
             _ => std::fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}")),
         };
         match text {
-            Ok(text) => texts.push((name, text)),
-            Err(reason) => problems.push(Problem {
+            Ok(text) => sources.texts.push((name, text)),
+            Err(reason) => sources.problems.push(Problem {
                 file: name,
                 line: 0,
                 reason,
@@ -114,11 +163,7 @@ pub(crate) fn directory(directory: &Path, world: World) -> Result<PolicySet, Loa
             }),
         }
     }
-    let texts: Vec<(&str, &str)> = texts
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()))
-        .collect();
-    finish(&texts, world, problems)
+    Ok(sources)
 }
 
 pub(crate) fn sources(sources: &[(&str, &str)], world: World) -> Result<PolicySet, LoadErrors> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
-use kube::api::{ApiResource, DynamicObject};
+use kube::api::DynamicObject;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -92,13 +92,7 @@ impl ClusterPolicies {
 
 /// Follows one kind for ever.
 async fn follow(client: Client, (kind, plural): (&'static str, &str), shared: &Shared) {
-    let resource = ApiResource {
-        group: "bailiff.dev".to_owned(),
-        version: "v1alpha1".to_owned(),
-        api_version: "bailiff.dev/v1alpha1".to_owned(),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    };
+    let resource = crate::reports::resource(kind, plural);
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let mut watched = pin!(watcher(api, watcher::Config::default()).default_backoff());
     // The files of a list that is being told.
@@ -165,7 +159,10 @@ fn put(directory: &Path, kind: &str, object: &DynamicObject) -> io::Result<()> {
     let document = json!({
         "apiVersion": "bailiff.dev/v1alpha1",
         "kind": kind,
-        "metadata": {"name": object.metadata.name},
+        // Which object of that name, and as of when, is what the node's report tells of.
+        "metadata": {
+            "name": object.metadata.name, "uid": object.metadata.uid, "generation": object.metadata.generation,
+        },
         "spec": object.data.get("spec").unwrap_or(&Value::Null),
     });
     // JSON is YAML, whatever stands in it.
