@@ -16,6 +16,7 @@ use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 /// What a bound token's user has: the node that its pod runs on.
@@ -152,6 +153,24 @@ fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     out.write_all(bytes)?;
     out.sync_all()?;
     fs::rename(new, file)
+}
+
+/// What such a file has, where it is JSON; nothing where there is no file. One of more bytes than `most` is none of ours.
+fn read_kept<T: DeserializeOwned>(file: &Path, most: u64) -> io::Result<Option<T>> {
+    let size = match fs::metadata(file) {
+        Ok(about) => about.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if size > most {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{size} bytes, more than {most}"),
+        ));
+    }
+    serde_json::from_slice(&fs::read(file)?)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// What a credential is bound to, as the API server attests it.

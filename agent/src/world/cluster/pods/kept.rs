@@ -1,14 +1,13 @@
 //! What is kept of a pod, in memory and on the disk.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use crate::world::cluster::write_whole;
+use crate::world::cluster::{read_kept, write_whole};
 use crate::world::node::is_container_id;
 
 /// What kubelet says of a static pod: the uid that it has on the node. The object that stands for it has another.
@@ -101,19 +100,9 @@ fn static_uid(pod: &Pod) -> Option<String> {
 
 /// The pods of this node that the file has; none where there is no file, or it is another node's.
 pub(super) fn read(file: &Path, node: &str) -> io::Result<Vec<Kept>> {
-    let size = match fs::metadata(file) {
-        Ok(about) => about.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+    let Some(document) = read_kept::<Document>(file, MAX_FILE)? else {
+        return Ok(Vec::new());
     };
-    if size > MAX_FILE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{size} bytes, more than {MAX_FILE}"),
-        ));
-    }
-    let document: Document = serde_json::from_slice(&fs::read(file)?)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(if document.node == node {
         document.pods
     } else {

@@ -1,13 +1,12 @@
 //! What is kept of Services' addresses on the disk.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use bailiff_policy::{ServiceAddress, ServiceAddresses, ServiceRef};
 use serde::{Deserialize, Serialize};
 
-use crate::world::cluster::write_whole;
+use crate::world::cluster::{read_kept, write_whole};
 
 /// A file of more bytes is none of ours: an address takes some hundred.
 const MAX_FILE: u64 = 64 << 20;
@@ -27,19 +26,9 @@ struct Kept {
 
 /// The addresses that the file has; none where there is no file.
 pub(super) fn read(file: &Path) -> io::Result<ServiceAddresses> {
-    let size = match fs::metadata(file) {
-        Ok(about) => about.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ServiceAddresses::new()),
-        Err(error) => return Err(error),
+    let Some(document) = read_kept::<Document>(file, MAX_FILE)? else {
+        return Ok(ServiceAddresses::new());
     };
-    if size > MAX_FILE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{size} bytes, more than {MAX_FILE}"),
-        ));
-    }
-    let document: Document = serde_json::from_slice(&fs::read(file)?)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     let services = document.services.into_iter();
     Ok(services.map(|kept| (kept.service, kept.addresses)).collect())
 }
