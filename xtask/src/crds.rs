@@ -74,17 +74,13 @@ fn generated() -> Result<Files> {
 }
 
 fn stale(folder: &Path, files: &Files) -> Result<Vec<String>> {
-    let mut stale = Vec::new();
-    for (name, text) in files {
-        let is = match std::fs::read_to_string(folder.join(name)) {
-            Ok(there) if there == *text => continue,
-            Ok(_) => "isn't what the types say",
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
-            Err(error) => return Err(error).with_context(|| format!("{FOLDER}/{name} can't be read")),
-        };
-        stale.push(format!("{FOLDER}/{name} {is}: run `cargo xtask crds`"));
-    }
-    Ok(stale)
+    shell::stale(
+        folder,
+        files,
+        FOLDER,
+        "isn't what the types say",
+        "cargo xtask crds",
+    )
 }
 
 #[cfg(test)]

@@ -170,16 +170,8 @@ fn split(rendered: &str) -> Result<Files> {
 const ONLY_HELMS: [&str; 2] = ["helm.sh/chart:", "app.kubernetes.io/managed-by:"];
 
 fn stale(folder: &Path, files: &Files) -> Result<Vec<String>> {
-    let mut stale = Vec::new();
-    for (name, text) in files {
-        let is = match std::fs::read_to_string(folder.join(name)) {
-            Ok(there) if there == *text => continue,
-            Ok(_) => "isn't what the chart says",
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
-            Err(error) => return Err(error).with_context(|| format!("{FOLDER}/{name} can't be read")),
-        };
-        stale.push(format!("{FOLDER}/{name} {is}: run `cargo xtask manifests`"));
-    }
+    let other = "isn't what the chart says";
+    let mut stale = shell::stale(folder, files, FOLDER, other, "cargo xtask manifests")?;
     for part in [BASE, MONITORING] {
         for entry in std::fs::read_dir(folder.join(part))
             .into_iter()

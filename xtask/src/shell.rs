@@ -1,5 +1,6 @@
 //! Running other programs, visibly, with errors that say how to mend.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -182,6 +183,31 @@ fn quote(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// A line for each of these generated files that isn't in a folder with its text. `shown` is what the folder is called, `other` what is said of a file with
+/// another text, `mend` the command that writes them.
+///
+/// # Errors
+/// When one can't be read.
+pub(crate) fn stale(
+    folder: &Path,
+    files: &BTreeMap<String, String>,
+    shown: &str,
+    other: &str,
+    mend: &str,
+) -> Result<Vec<String>> {
+    let mut stale = Vec::new();
+    for (name, text) in files {
+        let is = match std::fs::read_to_string(folder.join(name)) {
+            Ok(there) if there == *text => continue,
+            Ok(_) => other,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
+            Err(error) => return Err(error).with_context(|| format!("{shown}/{name} can't be read")),
+        };
+        stale.push(format!("{shown}/{name} {is}: run `{mend}`"));
+    }
+    Ok(stale)
 }
 
 #[cfg(test)]
