@@ -323,7 +323,10 @@ fn readiness(metrics: &Metrics, silence: Duration, told: &Told) -> (bool, String
         text.push_str("[!]tls: files of certificates or credentials can't be used, and earlier ones are in force; the log says why\n");
     }
     if metrics.policies_refused.get() != 0 {
-        text.push_str("[!]policies: the files are refused, and older ones are in force; the log says why\n");
+        text.push_str(match metrics.partly_in_force.load(Ordering::Acquire) {
+            false => "[!]policies: the files are refused, and older ones are in force; the log says why\n",
+            true => "[!]policies: some are refused, and everything is denied at the targets that these are about; the log says why\n",
+        });
     }
     if metrics.cluster_away.get() != 0 {
         text.push_str("[!]cluster: the API server can't be asked; the pods and policies that were known stay in force\n");

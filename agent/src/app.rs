@@ -11,32 +11,34 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
-use bailiff_kernel::{
-    GuardBy, KernelError, Options as RedirectOptions, Pulse, Redirect, TargetEntry, cgroup, net,
-};
+use bailiff_kernel::{GuardBy, Options as RedirectOptions, Pulse, Redirect, TargetEntry, cgroup, net};
 use bailiff_model::{CgroupId, PodInfo};
 use bailiff_policy::catalog::CatalogLimits;
-use bailiff_policy::report::{DataPath, MAX_REASON, NotCovered, PodCounts, cut};
-use bailiff_policy::{ParserPool, PolicySet, Sources};
+use bailiff_policy::report::{NotCovered, PodCounts};
+use bailiff_policy::{ParserPool, PolicySet};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
-use crate::admin::{self, Admin, Pages, Serve};
+use crate::admin::{self, Admin, Serve};
 use crate::attribution::{Attribution, PodEntry};
 use crate::catalog::{CatalogThread, Catalogs};
-use crate::certificates::{self, Certificates};
+use crate::certificates::Certificates;
 use crate::control::Control;
 use crate::decide::{InForce, Watcher};
 use crate::identity::{ReviewThread, Reviews};
 use crate::metrics::{Metrics, PodState};
 use crate::older::Older;
-use crate::proxy::{
-    Acceptor, Cancels, FileError, Limits, Materials, PodListeners, Snapshot, Workers, WorkersOptions,
-};
+use crate::proxy::{Acceptor, Cancels, FileError, Limits, Materials, PodListeners, Workers, WorkersOptions};
 use crate::record::{Recorder, Store, StoreOptions};
-use crate::reports::{Findings, Wrong};
+use crate::reports::Findings;
 use crate::world::cluster::ClusterAccess;
 use crate::world::cluster::services::ClusterServices;
+
+mod first;
+mod quiet;
+
+use first::{First, State};
+use quiet::Quiet;
 
 /// How long an agent before this one may take to leave the address of metrics and health.
 const HANDED_OVER: Duration = Duration::from_secs(20);
@@ -75,6 +77,8 @@ pub struct AgentOptions {
     pub cluster: ClusterAccess,
     /// Who knows the addresses of Services that Targets name; nobody where policies come from files.
     pub services: Option<Arc<ClusterServices>>,
+    /// The file that keeps what is in force, where an agent that finds it refused is to start all the same.
+    pub last_in_force: Option<PathBuf>,
     /// Where it tells what became of objects and pods.
     pub findings: Arc<Findings>,
 }
@@ -152,15 +156,19 @@ impl Agent {
     pub fn start(options: AgentOptions) -> Result<Self> {
         let load = Addresses::load(options.services.as_ref());
         let findings = Arc::clone(&options.findings);
-        let sources = Sources::read(&options.config);
-        let base =
-            load(&sources).inspect_err(|errors| findings.refused(&sources, &Wrong::Problems(&errors.0)))?;
-        let files = Snapshot::read_after(&base, &Snapshot::default()).map_err(|errors| {
-            findings.refused(&sources, &Wrong::Files(&errors));
-            told(&errors)
-        })?;
+        // From before they are read, so that no change of them falls between.
+        let watcher = Watcher::new(&options.config, load);
+        let First {
+            set: base,
+            files,
+            state,
+        } = First::read(&options, load)?;
         let metrics = Arc::new(Metrics::new()?);
         metrics.awaits_pods.store(options.awaits_pods, Ordering::Release);
+        metrics.policies_refused.set(i64::from(state != State::Whole));
+        metrics
+            .partly_in_force
+            .store(state == State::Part, Ordering::Release);
         let addresses = Arc::new(Addresses::new(options.services.clone(), Arc::clone(&metrics)));
         let set = addresses.first(&base);
         metrics.certificates(files.expiries());
@@ -174,6 +182,7 @@ impl Agent {
             heartbeat_max_age: Duration::from_secs(3),
             guard_by: GuardBy::default(),
             max_origins: None,
+            targets: entries(&set),
         })?;
         // Its own pod may lie among those that it enforces on.
         if options.agent_cgroup.starts_with(&options.pods_cgroup) {
@@ -252,7 +261,7 @@ impl Agent {
         let stop = Arc::new(AtomicBool::new(false));
         let followers = Arc::<Followers>::default();
         let quiet = Quiet {
-            watcher: Watcher::new(&options.config, load),
+            watcher,
             base,
             addresses,
             in_force: Arc::clone(&in_force),
@@ -264,9 +273,9 @@ impl Agent {
             metrics: Arc::clone(&metrics),
             pages,
             findings: Arc::clone(&findings),
+            last_in_force: options.last_in_force.clone(),
             stop: Arc::clone(&stop),
         };
-        findings.loaded(&sources);
         let quiet = std::thread::Builder::new()
             .name("quiet".to_owned())
             .spawn(move || quiet.run())?;
@@ -476,180 +485,8 @@ impl Agent {
     }
 }
 
-/// The quiet thread: policy files and the kernel's counters.
-struct Quiet {
-    watcher: Watcher,
-    /// The policies in force, without the addresses that Targets have by Services.
-    base: PolicySet,
-    addresses: Arc<Addresses>,
-    in_force: Arc<InForce>,
-    materials: Arc<Materials>,
-    redirect: KernelSide,
-    older: Arc<Older>,
-    followers: Arc<Followers>,
-    certificates: Arc<Certificates>,
-    metrics: Arc<Metrics>,
-    pages: Arc<dyn Pages>,
-    findings: Arc<Findings>,
-    stop: Arc<AtomicBool>,
-}
-
 /// What is wrong with the files that targets and policies name, as a whole.
 fn told(errors: &[FileError]) -> anyhow::Error {
     let told: Vec<_> = errors.iter().map(|error| format!("\n  {error}")).collect();
     anyhow::anyhow!("{} problem(s) with files:{}", errors.len(), told.concat())
-}
-
-impl Quiet {
-    fn run(mut self) {
-        let mut ticks = 0_u32;
-        while !self.stop.load(Ordering::Acquire) {
-            std::thread::sleep(Watcher::INTERVAL / 10);
-            ticks += 1;
-            if let Some(counters) = steer(&self.redirect, |redirect| {
-                redirect.pass_on_told();
-                redirect.counters()
-            }) {
-                for (counter, total) in counters {
-                    self.metrics.kernel(counter.as_str(), total);
-                }
-            }
-            if self.addresses.have_changed() {
-                let set = self.addresses.resolve(&self.base);
-                if self.enforce(set).is_ok() {
-                    tracing::info!("the addresses of Targets by Services have changed");
-                }
-            }
-            if !ticks.is_multiple_of(10) {
-                continue;
-            }
-            self.look_for_detached();
-            self.look_at_files();
-            self.tell_state();
-            match self.watcher.changed() {
-                None => self.older.again(&entries(&self.in_force.load())),
-                Some((sources, Ok(set))) => {
-                    // Before the policies: a session finds what its target's definition names.
-                    match Snapshot::read_after(&set, &self.materials.load()) {
-                        Ok(files) => self.put_in_force(files),
-                        Err(errors) => {
-                            self.metrics.policies_refused.set(1);
-                            self.metrics.policy_reload_errors.inc();
-                            self.findings.refused(&sources, &Wrong::Files(&errors));
-                            tracing::error!("the policies stay as they were: {:#}", told(&errors));
-                            continue;
-                        }
-                    }
-                    self.addresses.follow(&set);
-                    if let Err(error) = self.enforce(self.addresses.resolve(&set)) {
-                        self.findings
-                            .refused(&sources, &Wrong::Kernel(&error.to_string()));
-                        self.addresses.follow(&self.base);
-                        continue;
-                    }
-                    self.base = set;
-                    self.metrics.policies_refused.set(0);
-                    self.findings.loaded(&sources);
-                    self.metrics.policy_reloads.inc();
-                    tracing::info!("policies reloaded");
-                }
-                Some((sources, Err(errors))) => {
-                    self.metrics.policies_refused.set(1);
-                    self.metrics.policy_reload_errors.inc();
-                    self.findings.refused(&sources, &Wrong::Problems(&errors.0));
-                    tracing::error!("the policies stay as they were: {errors}");
-                }
-            }
-        }
-    }
-
-    /// Puts these targets and policies in force.
-    ///
-    /// # Errors
-    /// When the kernel side doesn't take them. It's told, and those before stay in force.
-    fn enforce(&self, set: PolicySet) -> Result<(), KernelError> {
-        let targets = entries(&set);
-        // New addresses first: an operation on them waits for the policy rather than passing by it.
-        let updated = steer(&self.redirect, |redirect| redirect.set_targets(&targets));
-        if let Some(Err(error)) = updated {
-            tracing::error!(%error, "the new targets can't be put in force; the policies stay as they were");
-            self.metrics.policy_reload_errors.inc();
-            return Err(error);
-        }
-        let followers = self.followers.lock();
-        for follow in followers.iter().flat_map(|followers| followers.iter()) {
-            if let Err(error) = follow(&set) {
-                tracing::error!("a changed target can't be reached: {error:#}");
-            }
-        }
-        self.in_force.replace(set);
-        drop(followers);
-        self.older.of_all(&targets);
-        Ok(())
-    }
-
-    /// Takes up certificates and passwords that were renewed.
-    fn look_at_files(&self) {
-        let now = self.materials.load();
-        let expired = i64::try_from(now.expired()).unwrap_or(i64::MAX);
-        if expired > self.metrics.certificates_expired.get() {
-            tracing::error!(expired, "a certificate of a target has ended; renew it");
-        }
-        self.metrics.certificates_expired.set(expired);
-        let refused = self.metrics.tls_files_refused.get() == 1;
-        if !now.is_stale() && !refused {
-            return;
-        }
-        match Snapshot::read_after(&self.in_force.load(), &now) {
-            Ok(files) => {
-                self.put_in_force(files);
-                tracing::info!("certificates and credentials read anew");
-            }
-            // Said once: they may be half written, and are looked at again in a second.
-            Err(errors) if !refused => {
-                self.metrics.tls_files_refused.set(1);
-                tracing::error!(
-                    "certificates and credentials stay as they were: {:#}",
-                    told(&errors)
-                );
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn put_in_force(&self, files: Snapshot) {
-        self.metrics.certificates(files.expiries());
-        self.certificates.follow(&files);
-        self.metrics.tls_files_refused.set(0);
-        self.materials.replace(files);
-    }
-
-    /// Tells the node's report whether connections are diverted, and how certificates are doing.
-    fn tell_state(&self) {
-        let (ready, conditions) = self.pages.readiness();
-        // Names alone: numbers in the rest change each second.
-        let failing: Vec<_> = conditions
-            .lines()
-            .filter_map(|line| line.strip_prefix("[-]")?.split(" failed").next())
-            .collect();
-        let data_path = DataPath {
-            ready,
-            reason: cut(&failing.join(", "), MAX_REASON),
-        };
-        let files = self.materials.load();
-        self.findings.state(
-            data_path,
-            certificates::told(files.expiries(), &self.certificates.supplied()),
-        );
-    }
-
-    /// Whether the kernel runs the programs, rather than whether they were attached once.
-    fn look_for_detached(&self) {
-        let detached = steer(&self.redirect, |redirect| redirect.detached()).unwrap_or_default();
-        let count = i64::try_from(detached.len()).unwrap_or(i64::MAX);
-        if count > 0 && self.metrics.kernel_detached.get() != count {
-            tracing::error!(programs = %detached.join(", "), "kernel programs are no longer where they were attached; start bailiff again");
-        }
-        self.metrics.kernel_detached.set(count);
-    }
 }

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub kernel_detached: IntGauge,
     /// Whether the pods that run here haven't been looked at yet. Not served: readiness says it.
     pub awaits_pods: AtomicBool,
+    /// Whether the policies are in force in part, since the rest is refused and there were none before. Not served: readiness says it.
+    pub partly_in_force: AtomicBool,
     /// 1 once the agent drains.
     pub draining: IntGauge,
     /// Connections destroyed because they were older than their protection.
@@ -276,6 +278,7 @@ impl Metrics {
             )?,
             recorder_failing: gauge("bailiff_recorder_failing", "1 while the record can't be written.")?,
             awaits_pods: AtomicBool::default(),
+            partly_in_force: AtomicBool::default(),
             kernel_detached: gauge(
                 "bailiff_kernel_programs_detached",
                 "Kernel programs that aren't where they were attached.",

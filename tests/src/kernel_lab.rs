@@ -121,6 +121,7 @@ def told(call):
             heartbeat_max_age: Duration::from_secs(60),
             guard_by: GuardBy::default(),
             max_origins: None,
+            targets: Vec::new(),
         })
     }
 

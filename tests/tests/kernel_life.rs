@@ -42,10 +42,16 @@ struct StandIn {
 
 impl StandIn {
     fn start(lab: &KernelLab) -> Result<Self> {
+        Self::protecting(lab, &[])
+    }
+
+    /// With addresses that are protected where there are no maps of its version.
+    fn protecting(lab: &KernelLab, addresses: &[&str]) -> Result<Self> {
         let mut child = Command::new(harness_program("stand-in-agent")?)
             .arg(lab.pins())
             .arg(lab.root())
             .arg(lab.netns_path())
+            .args(addresses)
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()?;
@@ -253,6 +259,62 @@ fn agents_take_over_from_one_another_at_full_rate_and_nothing_is_refused() -> Re
     ensure!(wrong + counts.1 == 0);
     ensure!(lab.counted("refused_agent") == 0 && lab.counted("refused_listener") == 0);
     Ok(())
+}
+
+#[test]
+fn an_agent_takes_over_from_another_version_and_nothing_goes_direct() -> Result<()> {
+    let Some(lab) = KernelLab::new("versions", FailureMode::Closed)? else {
+        return Ok(());
+    };
+    let direct = database(&lab)?;
+    let agent = StandIn::start(&lab)?;
+    let before = went(vec![caller(&lab, "10.9.8.7 fd00:9::7", 4, 10.0)?])?;
+    ensure!(before.get("ok") == Some(&4), "{before:?}");
+    // What another version pinned, which has another layout.
+    let (own, other) = own_and_other(&lab)?;
+    std::fs::rename(&own, &other)?;
+    let callers = (0..4)
+        .map(|_| caller(&lab, "10.9.8.7 fd00:9::7", u32::MAX, 3.0))
+        .collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let next = StandIn::protecting(&lab, &["10.9.8.7:5432", "[fd00:9::7]:5432"])?;
+    let (served, wrong) = agent.retire()?;
+    let during = went(callers)?;
+    // Until it has enrolled the pods, nobody knows them.
+    let refused = |answer: &str| matches!(answer, "ECONNREFUSED" | "EPERM");
+    ensure!(
+        during.keys().all(|answer| answer == "ok" || refused(answer)) && during.contains_key("ok"),
+        "{during:?}"
+    );
+    ensure!(
+        direct.load(std::sync::atomic::Ordering::Acquire) == 0,
+        "a connection went direct"
+    );
+    ensure!(
+        own.exists() && !other.exists(),
+        "the other's maps are still there"
+    );
+    let after = went(vec![caller(&lab, "10.9.8.7 fd00:9::7", 4, 10.0)?])?;
+    ensure!(after.get("ok") == Some(&4), "{after:?}");
+    let (served_next, wrong_next) = next.retire()?;
+    let ok = during.get("ok").copied().unwrap_or_default();
+    // Of what programs of both versions had their hands on, nobody knows where it was to go: an agent refuses that.
+    ensure!(
+        served + served_next + wrong + wrong_next == 4 + ok + 4 && wrong_next == 0 && wrong < 100,
+        "{served} + {served_next}, {wrong} + {wrong_next} of {during:?}"
+    );
+    Ok(())
+}
+
+/// The maps of this version, and where another one's would be.
+fn own_and_other(lab: &KernelLab) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
+    let own = std::fs::read_dir(lab.pins())?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.display().to_string().contains("/maps-v"))
+        .context("no maps")?;
+    let other = own.with_file_name("maps-v1");
+    Ok((own, other))
 }
 
 /// Programs on the host's side of a link, by their numbers or by what tc says of them.

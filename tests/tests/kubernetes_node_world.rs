@@ -373,6 +373,76 @@ fn targets_and_policies_are_objects_of_the_cluster() -> Result<()> {
 }
 
 #[test]
+fn an_agent_that_finds_objects_refused_starts_by_what_it_knew_or_denies_where_they_might_forbid() -> Result<()>
+{
+    let Some(lab) = lab("world-refused")? else {
+        return Ok(());
+    };
+    lab.cluster.install_crds()?;
+    for file in ["target.yaml", "policy.yaml"] {
+        let text = std::fs::read_to_string(lab.enforced.config().join(file))?;
+        lab.cluster.apply(&text)?;
+    }
+    lab.pod("agent", None)?;
+    let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+
+    // It ends, and objects come that no agent takes.
+    ensure!(agent.stop()?.success());
+    let wrong = r#"{"apiVersion": "bailiff.dev/v1alpha1", "kind": "Policy", "metadata": {"name": "wrong"},
+        "spec": {"targets": ["api", "nowhere"], "rules": [{"name": "r", "requests": [{"verbs": ["get"]}], "action": "Deny"}]}}"#;
+    lab.cluster.apply(wrong)?;
+    let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    let ready = agent.get("/readyz")?;
+    ensure!(
+        ready.contains("older ones are in force") && agent.metric("bailiff_policies_refused")? == 1,
+        "{ready}"
+    );
+    ensure!(agent.log().contains("policy-wrong.yaml"), "{}", agent.log());
+    agent.kill()?;
+
+    // A node that knows no earlier ones.
+    let kept = lab.path("state").join("in-force.json");
+    ensure!(kept.exists());
+    std::fs::remove_file(&kept)?;
+    let agent = start_by_cluster(&lab, None, &["--mode", "enforce"])?;
+    lab.until_enrolled(&agent, "agent")?;
+    let denied = lab.kubectl("agent", &GET)?;
+    ensure!(
+        !denied.status.success() && text(&denied.stderr).contains("no rule allows"),
+        "{}{}",
+        text(&denied.stderr),
+        text(&denied.stdout)
+    );
+    let ready = agent.get("/readyz")?;
+    ensure!(ready.contains("everything is denied"), "{ready}");
+    // A next one doesn't take the pods from it for that.
+    std::fs::write(&kept, "[[")?;
+    let told = start_by_cluster(&lab, None, &["--mode", "enforce"]).err();
+    let told = told.map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(
+        told.contains("policy-wrong.yaml") && told.contains("goes on"),
+        "{told}"
+    );
+    ensure!(!lab.kubectl("agent", &GET)?.status.success());
+
+    // It is mended, and in force without another start.
+    lab.cluster
+        .kubectl(&["delete", "policies.bailiff.dev", "wrong"])?;
+    until(&agent, || Ok(lab.kubectl("agent", &GET)?.status.success()))?;
+    masked(&lab.kubectl("agent", &GET)?)?;
+    ensure!(!agent.get("/readyz")?.contains("[!]policies"));
+    ensure!(agent.stop()?.success());
+    for kind in ["policies.bailiff.dev", "targets.bailiff.dev"] {
+        lab.cluster.kubectl(&["delete", kind, "--all"])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_node_says_what_becomes_of_its_pods_and_of_objects() -> Result<()> {
     let Some(lab) = lab("world-report")? else {
         return Ok(());

@@ -104,6 +104,7 @@ impl AgentArgs {
             limits,
             cluster: self.cluster.clone(),
             services: None,
+            last_in_force: None,
             findings: Arc::default(),
         }
     }

@@ -199,6 +199,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let reporter = args.reporter(&options.findings)?;
     if policies.is_some() {
+        options.last_in_force = Some(args.state_dir.join("in-force.json"));
         let file = args.state_dir.join("services.json");
         options.services = Some(Arc::new(ClusterServices::start(args.agent.cluster(), file)?));
     }

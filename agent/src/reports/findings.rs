@@ -1,6 +1,6 @@
 //! What an agent finds, as its parts tell it, until it is written into the node's report.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -94,6 +94,17 @@ impl Findings {
                 .collect();
             found.put(objects);
         });
+    }
+
+    /// These objects were read, and of these files they are in force.
+    pub(crate) fn partly(&self, sources: &Sources, wrong: &Wrong<'_>, files: &HashSet<String>) {
+        self.change(|found| {
+            found.in_force = objects(sources)
+                .filter(|(file, ..)| files.contains(*file))
+                .map(|(_, _, object)| (object.report.uid, object.report.generation))
+                .collect();
+        });
+        self.refused(sources, wrong);
     }
 
     /// What becomes of the pods.
@@ -193,7 +204,7 @@ impl Found {
 
 impl Wrong<'_> {
     /// What is wrong with the object of this file, and what to do about it; `None` where that isn't at fault.
-    fn with(&self, file: &str, text: &str, is_in_force: bool) -> Option<(String, String)> {
+    pub(crate) fn with(&self, file: &str, text: &str, is_in_force: bool) -> Option<(String, String)> {
         match self {
             Self::Problems(problems) => {
                 let mut own = problems.iter().filter(|problem| problem.file == file);

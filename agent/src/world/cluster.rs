@@ -146,7 +146,7 @@ impl Drop for Following {
 }
 
 /// Puts a file in place of what is there: a reader, and a crash, finds the one or the other whole.
-fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     // Of a name that nobody reads: policies are files that end in `.yaml`.
     let new = file.with_extension("new");
     let mut out = File::create(&new)?;
@@ -156,7 +156,7 @@ fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// What such a file has, where it is JSON; nothing where there is no file. One of more bytes than `most` is none of ours.
-fn read_kept<T: DeserializeOwned>(file: &Path, most: u64) -> io::Result<Option<T>> {
+pub(crate) fn read_kept<T: DeserializeOwned>(file: &Path, most: u64) -> io::Result<Option<T>> {
     let size = match fs::metadata(file) {
         Ok(about) => about.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,11 +1,11 @@
 //! An agent's kernel side in a process of its own, to be killed, stopped and replaced by tests: it takes over what is pinned,
-//! opens listeners of its own, and checks each connection's origin against what the client says of itself.
+//! protects the addresses that it is told where nothing is, opens listeners of its own, and checks each connection's origin against what the client says of itself.
 //!
 //! A client sends a line, `PID ADDRESS PORT`, and gets a byte. The end of standard input retires the agent as a take-over
 //! does: it goes on accepting for a grace, and then says how many connections it served and how many origins were wrong.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::NetnsFd;
-use bailiff_kernel::{FourTuple, GuardBy, Options, Origins, Redirect, cgroup, net};
-use bailiff_model::{NetnsCookie, OriginalDst};
+use bailiff_kernel::{FourTuple, GuardBy, Options, Origins, Redirect, TargetEntry, cgroup, net};
+use bailiff_model::{FailureMode, NetnsCookie, OriginalDst};
 
 /// As long as the trials found to be enough.
 const GRACE: Duration = Duration::from_millis(250);
@@ -27,9 +27,18 @@ struct Seen {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [pins, root, netns] = arguments.as_slice() else {
-        anyhow::bail!("usage: stand-in-agent PINS CGROUP NETNS")
+    let [pins, root, netns, protected @ ..] = arguments.as_slice() else {
+        anyhow::bail!("usage: stand-in-agent PINS CGROUP NETNS [ADDRESS:PORT ...]")
     };
+    let protected = protected.iter().map(|at| {
+        let at: SocketAddr = at.parse()?;
+        Ok(TargetEntry {
+            address: at.ip(),
+            prefix: if at.is_ipv4() { 32 } else { 128 },
+            port: at.port(),
+            failure_mode: FailureMode::Closed,
+        })
+    });
     let root = Path::new(root);
     let mut redirect = Redirect::load(Options {
         pins: PathBuf::from(pins),
@@ -38,6 +47,7 @@ fn main() -> Result<()> {
         heartbeat_max_age: Duration::from_secs(1),
         guard_by: GuardBy::default(),
         max_origins: None,
+        targets: protected.collect::<Result<_>>()?,
     })?;
     let mut heartbeat = redirect.heartbeat().context("no heartbeat")?;
     std::thread::spawn(move || {

@@ -27,6 +27,9 @@ pub struct Options {
     pub pods_cgroup: PathBuf,
     /// The agent's own cgroup.
     pub agent_cgroup: CgroupId,
+    /// What is protected from the first moment on, where there were no maps of this version before; [`set_targets`](Redirect::set_targets) says
+    /// what is then.
+    pub targets: Vec<TargetEntry>,
     /// A heartbeat older than this counts as none.
     pub heartbeat_max_age: std::time::Duration,
     /// How pods' links are guarded on the host's side.
@@ -122,10 +125,28 @@ impl Redirect {
         let bpffs = mounts::BpfFs::with(&options.pins)?;
         let took_over = options.pins.join("links").join(links::PROGRAMS[0].0).exists();
         let tracefs = mounts::TraceFs::mounted()?;
-        let (mut ebpf, maps) = maps::load(&options)?;
+        let (mut ebpf, mut maps, were_there) = maps::load(&options)?;
+        let agent_before = maps.agent();
+        maps.set_config(&Config {
+            agent_cgroup: options.agent_cgroup.0,
+            agent_before: agent_before.map_or(0, |agent| agent.0),
+            root_cgroup: crate::cgroup::id(&crate::cgroup::mount_of(&options.pods_cgroup)?)
+                .map_err(KernelError::system("cannot read the cgroup root"))?
+                .0,
+            heartbeat_max_age_ns: u64::try_from(options.heartbeat_max_age.as_nanos()).unwrap_or(u64::MAX),
+            flags: 0,
+            _pad: 0,
+        })?;
+        if let Some(heartbeat) = &mut maps.heartbeat {
+            heartbeat.beat();
+        }
+        // In place of programs that go by another version's maps, those that go by these must know at once what is protected.
+        if !were_there {
+            maps.set_targets(&options.targets)?;
+        }
         let told = told::Told::of(&mut ebpf);
-        let mut this = Self {
-            agent_before: maps.agent(),
+        let this = Self {
+            agent_before,
             maps,
             told,
             links: links::attach(ebpf, &options)?,
@@ -134,20 +155,7 @@ impl Redirect {
             traced_here: tracefs.mounted,
             took_over,
         };
-        this.maps.set_config(&Config {
-            agent_cgroup: this.options.agent_cgroup.0,
-            agent_before: this.agent_before.map_or(0, |agent| agent.0),
-            root_cgroup: crate::cgroup::id(&crate::cgroup::mount_of(&this.options.pods_cgroup)?)
-                .map_err(KernelError::system("cannot read the cgroup root"))?
-                .0,
-            heartbeat_max_age_ns: u64::try_from(this.options.heartbeat_max_age.as_nanos())
-                .unwrap_or(u64::MAX),
-            flags: 0,
-            _pad: 0,
-        })?;
-        if let Some(heartbeat) = &mut this.maps.heartbeat {
-            heartbeat.beat();
-        }
+        maps::forget_others(&this.options.pins);
         Ok(this)
     }
 

@@ -38,7 +38,7 @@ pub use connection::{
 };
 pub use decide::{ChainPolicy, Denial, Ruling};
 pub use detect::{Detection, Detector, Detectors, Found, PLACEHOLDER, Treatment, mask_text};
-pub use load::{LoadErrors, Manifest, Problem, SchemaError, Sources, manifests};
+pub use load::{LoadErrors, Manifest, Partial, Problem, SchemaError, Sources, manifests};
 pub use mask::{HashKey, MaskAction, MaskPlan, Unresolved, ValueType};
 pub use parser::{ParserPool, Submitted};
 pub use permit::{DialPermit, Permit};

@@ -2,8 +2,10 @@
 
 mod check;
 mod crd;
+mod partial;
 mod schema;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
@@ -99,6 +101,29 @@ impl Sources {
         self.load_into(World::Cluster)
     }
 
+    /// What can be in force of a cluster's objects of which some are refused, by [`load_in_cluster`](Self::load_in_cluster) or for what that doesn't
+    /// see (`also`, by files): for an agent that knows no earlier ones. A Target that is refused isn't protected. Where a policy is,
+    /// everything is denied at the Targets that it is about, whatever others say: what it would have forbidden there isn't known.
+    ///
+    /// # Errors
+    /// When nothing can be in force.
+    pub fn load_what_can_be(&self, also: &HashSet<String>) -> Result<Partial, LoadErrors> {
+        if self.texts.is_empty() {
+            return Err(LoadErrors(self.problems.clone()));
+        }
+        let texts: Vec<(&str, &str)> = self.texts().collect();
+        partial::load(&texts, World::Cluster, also, !self.problems.is_empty())
+    }
+
+    /// Texts that were read before, with their files' paths.
+    #[must_use]
+    pub fn of(texts: Vec<(String, String)>) -> Self {
+        Self {
+            texts,
+            problems: Vec::new(),
+        }
+    }
+
     fn load_into(&self, world: World) -> Result<PolicySet, LoadErrors> {
         let texts: Vec<(&str, &str)> = self.texts().collect();
         finish(&texts, world, self.problems.clone())
@@ -110,6 +135,15 @@ impl Sources {
             .iter()
             .map(|(name, text)| (name.as_str(), text.as_str()))
     }
+}
+
+/// What is in force of objects of which some are refused.
+#[derive(Debug)]
+pub struct Partial {
+    /// The policies.
+    pub set: PolicySet,
+    /// The files of which they are.
+    pub files: HashSet<String>,
 }
 
 pub(crate) fn directory(directory: &Path) -> Result<PolicySet, LoadErrors> {

@@ -96,12 +96,17 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         link.pin(&path)
             .map_err(KernelError::bpf(format!("cannot pin {}", path.display())))?;
     }
+    for (name, ..) in PROGRAMS {
+        let program =
+            program(&mut ebpf, name).map_err(KernelError::bpf(format!("there is no program {name}")))?;
+        load(program).map_err(KernelError::bpf(format!("the kernel refuses {name}")))?;
+    }
+    // One right after the other: where those before go by other maps, what one has noted the next doesn't find.
     let mut attached = Vec::new();
     for (name, _, hook) in PROGRAMS {
         let path = directory.join(name);
         let program =
             program(&mut ebpf, name).map_err(KernelError::bpf(format!("there is no program {name}")))?;
-        load(program).map_err(KernelError::bpf(format!("the kernel refuses {name}")))?;
         if path.exists() {
             let link = sys::object_get(&path)
                 .map_err(KernelError::system(format!("cannot open {}", path.display())))?;

@@ -1,7 +1,7 @@
 //! The maps, typed.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -20,7 +20,7 @@ use crate::{KernelError, object};
 /// Maps that outlive an agent.
 const PINNED: [&str; 11] = [
     "CONFIG",
-    "HEARTBEAT",
+    HEARTBEAT,
     "ENROLMENTS",
     "HOSTS",
     "ADDRESSES",
@@ -31,6 +31,37 @@ const PINNED: [&str; 11] = [
     "COUNTERS",
     "SOCKETS",
 ];
+
+/// Whichever version an agent is, it shows here that it lives: a number that will never mean anything else.
+const HEARTBEAT: &str = "HEARTBEAT";
+
+/// Where this version's maps are. The version is a part of the path: maps of another layout are never misread.
+fn directory(pins: &Path) -> PathBuf {
+    pins.join(format!("{PREFIX}{ABI_VERSION}"))
+}
+
+const PREFIX: &str = "maps-v";
+
+/// Removes the maps of agents of other versions, which nothing uses once their programs are replaced.
+pub(super) fn forget_others(pins: &Path) {
+    let own = directory(pins);
+    let entries = std::fs::read_dir(pins).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let is_maps = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(PREFIX));
+        if !is_maps || path == own {
+            continue;
+        }
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => tracing::info!(maps = %path.display(), "the maps of another version are gone"),
+            Err(error) => {
+                tracing::warn!(maps = %path.display(), %error, "the maps of another version can't be removed");
+            }
+        }
+    }
+}
 
 pub(super) struct Maps {
     config: Array<MapData, Config>,
@@ -74,8 +105,12 @@ impl Heartbeat {
 pub struct Pulse(Array<MapData, u64>);
 
 impl Pulse {
-    pub(super) fn of(pins: &std::path::Path) -> Result<Self, KernelError> {
-        let path = pins.join(format!("maps-v{ABI_VERSION}")).join("HEARTBEAT");
+    /// Of the agents with these pins.
+    ///
+    /// # Errors
+    /// When there was none since the machine started.
+    pub fn of(pins: &Path) -> Result<Self, KernelError> {
+        let path = pins.join(HEARTBEAT);
         let map =
             MapData::from_pin(&path).map_err(KernelError::bpf(format!("cannot open {}", path.display())))?;
         Ok(Self(Array::try_from(Map::Array(map)).map_err(
@@ -110,14 +145,19 @@ impl std::fmt::Debug for Maps {
 }
 
 /// Loads the object, with the maps of an agent before where there are any.
-pub(super) fn load(options: &Options) -> Result<(Ebpf, Maps), KernelError> {
-    // The version is a part of the path: maps of another layout are never misread.
-    let directory = options.pins.join(format!("maps-v{ABI_VERSION}"));
+/// The last says whether there were any.
+pub(super) fn load(options: &Options) -> Result<(Ebpf, Maps, bool), KernelError> {
+    let directory = directory(&options.pins);
+    let were_there = directory.exists();
     std::fs::create_dir_all(&directory).map_err(KernelError::system(format!(
         "cannot make {}",
         directory.display()
     )))?;
-    let paths: Vec<(&str, PathBuf)> = PINNED.iter().map(|name| (*name, directory.join(name))).collect();
+    let place = |name: &str| match name {
+        HEARTBEAT => options.pins.join(name),
+        _ => directory.join(name),
+    };
+    let paths: Vec<(&str, PathBuf)> = PINNED.iter().map(|name| (*name, place(name))).collect();
     let mut loader = EbpfLoader::new();
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
@@ -136,7 +176,7 @@ pub(super) fn load(options: &Options) -> Result<(Ebpf, Maps), KernelError> {
     let maps = Maps::of(&mut ebpf).map_err(KernelError::bpf(
         "the kernel programs have other maps than this agent knows",
     ))?;
-    Ok((ebpf, maps))
+    Ok((ebpf, maps, were_there))
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, MapError> {
