@@ -161,6 +161,30 @@ impl NodeLab {
         )?)
     }
 
+    /// Ends all processes of a pod, its sandbox's too: kubelet makes it another sandbox, as after the machine has started again.
+    pub fn restart_sandbox(&self, name: &str) -> Result<()> {
+        let path = "jsonpath={.metadata.uid}";
+        let uid = self
+            .cluster
+            .kubectl(&["get", "pod", "-n", &self.namespace, name, "-o", path])?;
+        let mut folders = vec![self.cluster.node_cgroup()?.join("kubepods")];
+        let mut ended = 0;
+        while let Some(folder) = folders.pop() {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            folders.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+            if !folder.to_string_lossy().contains(&uid) {
+                continue;
+            }
+            for pid in std::fs::read_to_string(folder.join("cgroup.procs"))?.lines() {
+                // It may have gone with another.
+                let _gone = kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL);
+                ended += 1;
+            }
+        }
+        ensure!(ended > 0, "{name} has no processes");
+        Ok(())
+    }
+
     /// A command inside a pod, by the administrator's exec, which no agent sees.
     pub fn inside(&self, pod: &str, command: &[&str]) -> Result<Command> {
         let args = ["exec", "-i", "-n", &self.namespace, pod, "--"];

@@ -18,11 +18,15 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{ClusterAccess, Following, write_whole};
 
 /// The kinds, as the resources are called.
 const KINDS: [(&str, &str); 2] = [("Target", "targets"), ("Policy", "policies")];
+
+/// When what couldn't be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Written first, so that a cluster without any is told from a directory that isn't there.
 const ABOUT: (&str, &str) = (
@@ -57,7 +61,11 @@ impl ClusterPolicies {
             .mode(0o700)
             .create(&directory)
             .with_context(unusable)?;
-        write_whole(&directory.join(ABOUT.0), ABOUT.1.as_bytes()).with_context(unusable)?;
+        let about = directory.join(ABOUT.0);
+        // A disk that is full is no reason not to start by what is there.
+        if !about.exists() {
+            write_whole(&about, ABOUT.1.as_bytes()).with_context(unusable)?;
+        }
         let shared = Arc::new(Shared {
             directory,
             listed: Mutex::default(),
@@ -94,11 +102,27 @@ impl ClusterPolicies {
 async fn follow(client: Client, (kind, plural): (&'static str, &str), shared: &Shared) {
     let resource = crate::reports::resource(kind, plural);
     let api = Api::<DynamicObject>::all_with(client, &resource);
+    let mut is_away = false;
+    loop {
+        follow_once(api.clone(), kind, shared, &mut is_away).await;
+    }
+}
+
+/// Until something couldn't be written: then all of it has to be told again.
+async fn follow_once(api: Api<DynamicObject>, kind: &'static str, shared: &Shared, is_away: &mut bool) {
     let mut watched = pin!(watcher(api, watcher::Config::default()).default_backoff());
     // The files of a list that is being told.
     let mut told = HashSet::new();
-    let mut is_away = false;
-    while let Some(event) = watched.next().await {
+    let mut again_at = None;
+    loop {
+        let event = match again_at {
+            None => watched.next().await,
+            Some(at) => match tokio::time::timeout_at(at, watched.next()).await {
+                Ok(event) => event,
+                Err(_) => return,
+            },
+        };
+        let Some(event) = event else { return };
         let done = match &event {
             Ok(Event::Init) => {
                 told.clear();
@@ -121,7 +145,7 @@ async fn follow(client: Client, (kind, plural): (&'static str, &str), shared: &S
             Ok(Event::Apply(object)) => put(&shared.directory, kind, object),
             Ok(Event::Delete(object)) => take(&shared.directory, kind, object),
             Err(error) => {
-                if !std::mem::replace(&mut is_away, true) {
+                if !std::mem::replace(is_away, true) {
                     let error = super::watch_told(error);
                     tracing::error!(
                         kind,
@@ -132,11 +156,14 @@ async fn follow(client: Client, (kind, plural): (&'static str, &str), shared: &S
                 continue;
             }
         };
-        if std::mem::take(&mut is_away) {
+        if std::mem::take(is_away) {
             tracing::info!(kind, "objects are followed again");
         }
-        if let Err(error) = done {
-            tracing::error!(kind, %error, directory = %shared.directory.display(), "what changed can't be written, and isn't in force");
+        if let Err(error) = done
+            && again_at.is_none()
+        {
+            tracing::error!(kind, %error, directory = %shared.directory.display(), "what changed can't be written, and isn't in force; it is tried again");
+            again_at = Some(Instant::now() + WRITE_AGAIN);
         }
     }
 }
