@@ -25,7 +25,7 @@ use suites::Binary;
 ///   kernel, postgres, sandbox, cluster, …
 ///           the integration tests of the crate `tests`, by the first word of their file's
 ///           name: real sockets, real servers, network namespaces and cgroups. They need
-///           root and run one at a time
+///           root. One with a Kubernetes runs beside one of the others
 ///   doc     the examples in the documentation, and those that must not compile
 ///   fuzz    libFuzzer over every decoder, for a few seconds each; not with --fast
 ///
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Show the output of every test, not only of those that fail.
     #[arg(long, short)]
     verbose: bool,
+    /// Run one test program at a time, where otherwise those with a cluster run beside the others. --verbose does so, too.
+    #[arg(long)]
+    one_at_a_time: bool,
     /// How long each fuzz target runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     fuzz_seconds: u32,
@@ -109,23 +112,58 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         fuzz_seconds: args.fuzz_seconds,
     };
 
+    let mut last: Vec<Whole<'_>> = Vec::new();
+    if with_doc {
+        last.push((DOC, Box::new(|| execute::doc_tests(&plan, args.fast))));
+    }
+    if with_fuzz {
+        last.push((fuzz::SUITE, Box::new(|| fuzz::run(&plan, &args.suites))));
+    }
+    let (first, rest): (Vec<_>, Vec<_>) = binaries.into_iter().partition(Binary::has_machine_alone);
+    let (with_cluster, without) = match args.one_at_a_time || args.verbose {
+        true => (Vec::new(), rest),
+        false => rest.into_iter().partition(Binary::needs_cluster),
+    };
+    let mut table = lane(&plan, &first, Vec::new())?;
+    if !with_cluster.is_empty() && (!without.is_empty() || !last.is_empty()) {
+        shell::heading("Two at a time: one with a cluster, and one of the others");
+    }
+    // Those with a cluster mostly wait for it.
+    let (beside, rest) = std::thread::scope(|scope| {
+        let beside = scope.spawn(|| lane(&plan, &with_cluster, Vec::new()));
+        let rest = lane(&plan, &without, last);
+        (beside.join(), rest)
+    });
+    let beside = beside.map_err(|_| anyhow::anyhow!("what ran beside has failed"))??;
+    for row in beside.into_iter().chain(rest?) {
+        match table.iter_mut().find(|one| one.suite == row.suite) {
+            Some(one) => one.add(row.counts, row.took),
+            None => table.push(row),
+        }
+    }
+    report(&table, building, started.elapsed(), ci, &plan.logs)
+}
+
+/// A suite that is no test program, and how it is run.
+type Whole<'a> = (&'static str, Box<dyn Fn() -> Result<Counts> + 'a>);
+
+/// Runs these one after another.
+fn lane(plan: &execute::Plan, binaries: &[Binary], last: Vec<Whole<'_>>) -> Result<Vec<Row>> {
     let mut table: Vec<Row> = Vec::new();
-    for binary in &binaries {
+    for binary in binaries {
         if table.last().is_none_or(|row| row.suite != binary.suite) {
-            shell::heading(&format!("Suite {}", binary.suite));
             table.push(Row {
                 suite: binary.suite.clone(),
                 ..Row::default()
             });
         }
         let begun = Instant::now();
-        let counts = execute::binary(&plan, binary)?;
+        let counts = execute::binary(plan, binary)?;
         if let Some(row) = table.last_mut() {
             row.add(counts, begun.elapsed());
         }
     }
-    let mut whole = |suite: &str, run: &dyn Fn() -> Result<Counts>| -> Result<()> {
-        shell::heading(&format!("Suite {suite}"));
+    for (suite, run) in last {
         let begun = Instant::now();
         let counts = run()?;
         let mut row = Row {
@@ -134,15 +172,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         };
         row.add(counts, begun.elapsed());
         table.push(row);
-        Ok(())
-    };
-    if with_doc {
-        whole(DOC, &|| execute::doc_tests(&plan, args.fast))?;
     }
-    if with_fuzz {
-        whole(fuzz::SUITE, &|| fuzz::run(&plan, &args.suites))?;
-    }
-    report(&table, building, started.elapsed(), ci, &plan.logs)
+    Ok(table)
 }
 
 const DOC: &str = "doc";

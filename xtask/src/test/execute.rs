@@ -157,32 +157,35 @@ fn execute(plan: &Plan, name: &str, command: &mut Command) -> Result<Counts> {
     } else {
         "\x1b[32m ok \x1b[0m"
     };
-    println!(
-        "{mark} {name:<34} {:>4} passed {:>3} failed {:>3} skipped  {:>10}",
+    // In one go: another program may be running beside this one.
+    let mut said = format!(
+        "{mark} {name:<34} {:>4} passed {:>3} failed {:>3} skipped  {:>10}\n",
         counts.passed,
         counts.failed,
         counts.skipped,
         shell::human(begun.elapsed())
     );
     for reason in &transcript.reasons {
-        println!("     {reason}");
+        said.push_str(&format!("     {reason}\n"));
     }
     if let Some(trouble) = trouble {
-        println!(
-            "     {trouble}; the last test that it named: {}",
+        said.push_str(&format!(
+            "     {trouble}; the last test that it named: {}\n",
             transcript.last_test
-        );
+        ));
         if !plan.verbose {
-            transcript.tail.iter().for_each(|line| println!("     | {line}"));
+            quote(&mut said, transcript.tail.iter());
         }
     }
     if !plan.verbose {
-        transcript
-            .failures
-            .iter()
-            .for_each(|line| println!("     | {line}"));
+        quote(&mut said, transcript.failures.iter());
     }
+    print!("{said}");
     Ok(counts)
+}
+
+fn quote<'a>(said: &mut String, lines: impl Iterator<Item = &'a String>) {
+    lines.for_each(|line| said.push_str(&format!("     | {line}\n")));
 }
 
 /// What is kept of a program's output while it runs.

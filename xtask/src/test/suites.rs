@@ -32,6 +32,13 @@ impl Binary {
         self.serial && matches!(self.suite.as_str(), "api" | "cluster" | "deploy" | "kubernetes")
     }
 
+    /// True for what runs before the others, with nothing beside it: what uses all processors by itself, and what compares the machine with how it was.
+    pub(super) fn has_machine_alone(&self) -> bool {
+        !self.serial
+            || self.suite == "kernel"
+            || matches!(self.name.as_str(), "cluster_command" | "sandbox_leftovers")
+    }
+
     /// True for the crate of tests that make namespaces and cgroups and start servers.
     pub(super) fn needs_root(&self) -> bool {
         self.serial
@@ -189,6 +196,20 @@ mod tests {
         ] {
             let line = artifact("path+file:///w/tests#bailiff-tests@0.1.0", "test", target);
             assert_eq!(parse(&line).unwrap().unwrap().needs_cluster(), needs, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_looks_at_the_whole_machine_has_it_alone() {
+        for (target, alone) in [
+            ("kernel_removal", true),
+            ("sandbox_leftovers", true),
+            ("sandbox_pods", false),
+            ("cluster_command", true),
+            ("kubernetes_clients", false),
+        ] {
+            let line = artifact("path+file:///w/tests#bailiff-tests@0.1.0", "test", target);
+            assert_eq!(parse(&line).unwrap().unwrap().has_machine_alone(), alone, "{target}");
         }
     }
 
