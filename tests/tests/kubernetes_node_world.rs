@@ -210,6 +210,75 @@ fn pods_are_enforced_on_from_their_first_instruction_by_what_the_api_server_says
 }
 
 #[test]
+fn a_container_that_is_added_to_a_running_pod_is_told_from_the_others() -> Result<()> {
+    let Some(lab) = lab("world-added")? else {
+        return Ok(());
+    };
+    let agent = start(&lab, None, &["--mode", "enforce"])?;
+    lab.pod("debugged", None)?;
+    lab.until_enrolled(&agent, "debugged")?;
+    masked(&lab.kubectl("debugged", &GET)?)?;
+    // As `kubectl debug` adds one, with the pod's token.
+    let pod = ["get", "pod", "-n", &lab.namespace, "debugged", "-o", "json"];
+    let pod: Value = serde_json::from_str(&lab.cluster.kubectl(&pod)?)?;
+    let mounts = pod
+        .pointer("/spec/containers/0/volumeMounts")
+        .context("no mounts")?;
+    let script =
+        "until /programs/kubectl get secret db -o json >/tmp/seen 2>/dev/null; do :; done; exec sleep 100000";
+    let added = json!({"spec": {"ephemeralContainers": [{
+        "name": "probe", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never",
+        "command": ["sh", "-c", script], "volumeMounts": mounts,
+    }]}});
+    lab.cluster.kubectl(&[
+        "patch",
+        "pod",
+        "-n",
+        &lab.namespace,
+        "debugged",
+        "--subresource=ephemeralcontainers",
+        "-p",
+        &added.to_string(),
+    ])?;
+    let seen = [
+        "exec",
+        "-n",
+        &lab.namespace,
+        "debugged",
+        "-c",
+        "probe",
+        "--",
+        "cat",
+        "/tmp/seen",
+    ];
+    until(&agent, || {
+        Ok(lab.cluster.kubectl(&seen).is_ok_and(|seen| seen.contains(MASKED)))
+    })?;
+    masked(&lab.kubectl("debugged", &GET)?)?;
+    ensure!(agent.stop()?.success());
+    let mut containers: Vec<String> = Vec::new();
+    for event in lab.audited()? {
+        if at(&event, "/objectRef/resource") == "secrets" {
+            let chain: Value = serde_json::from_str(at(&event, "/annotations/bailiff.dev~1chain"))?;
+            containers.push(at(&chain, "/0/kind/pod/process/container").to_owned());
+        }
+    }
+    // By its id until kubelet has told its name.
+    let (first, last) = (containers.first(), containers.last());
+    let between = containers
+        .get(1..containers.len().saturating_sub(1))
+        .unwrap_or_default();
+    ensure!(
+        first.is_some_and(|name| name == "main")
+            && last.is_some_and(|name| name == "main")
+            && !between.is_empty()
+            && between.iter().all(|name| name == "probe" || name.len() == 64),
+        "{containers:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn the_first_installation_observes_and_namespaces_are_exempt_or_enforced_on_by_a_value() -> Result<()> {
     let Some(lab) = lab("world-observed")? else {
         return Ok(());

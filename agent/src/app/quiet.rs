@@ -45,14 +45,6 @@ impl Quiet {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::sleep(Watcher::INTERVAL / 10);
             ticks += 1;
-            if let Some(counters) = steer(&self.redirect, |redirect| {
-                redirect.pass_on_told();
-                redirect.counters()
-            }) {
-                for (counter, total) in counters {
-                    self.metrics.kernel(counter.as_str(), total);
-                }
-            }
             if self.addresses.have_changed() {
                 let set = self.addresses.resolve(&self.base);
                 if self.enforce(set).is_ok() {
@@ -62,6 +54,7 @@ impl Quiet {
             if !ticks.is_multiple_of(10) {
                 continue;
             }
+            self.ask_the_kernel();
             self.look_for_detached();
             self.look_at_files();
             self.tell_state();
@@ -101,6 +94,17 @@ impl Quiet {
                     tracing::error!("the policies stay as they were: {errors}");
                 }
             }
+        }
+    }
+
+    /// What the programs counted and told.
+    fn ask_the_kernel(&self) {
+        let counted = steer(&self.redirect, |redirect| {
+            redirect.pass_on_told();
+            redirect.counters()
+        });
+        for (counter, total) in counted.into_iter().flatten() {
+            self.metrics.kernel(counter.as_str(), total);
         }
     }
 

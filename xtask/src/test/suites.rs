@@ -209,7 +209,11 @@ mod tests {
             ("kubernetes_clients", false),
         ] {
             let line = artifact("path+file:///w/tests#bailiff-tests@0.1.0", "test", target);
-            assert_eq!(parse(&line).unwrap().unwrap().has_machine_alone(), alone, "{target}");
+            assert_eq!(
+                parse(&line).unwrap().unwrap().has_machine_alone(),
+                alone,
+                "{target}"
+            );
         }
     }
 
