@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::{Cluster, check};
 
+pub mod released;
+
 /// A folder or file of `deploy/`.
 #[must_use]
 pub fn deploy(name: &str) -> PathBuf {
