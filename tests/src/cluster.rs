@@ -24,8 +24,10 @@ pub struct Cluster {
 /// What a cluster is started with.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterOptions {
-    /// With a node, on which pods run: containerd, kubelet and kube-proxy.
-    pub node: bool,
+    /// How many nodes it has, on which pods run: containerd, kubelet and kube-proxy.
+    pub nodes: u8,
+    /// How many pods kubelet runs on each; its own default if none is given.
+    pub max_pods: Option<u16>,
     /// Whether the test ends some of its components, and so no harm is told by that.
     pub components_may_end: bool,
     /// Further flags of the API server.
@@ -46,7 +48,7 @@ impl Cluster {
     pub fn shared_with_node() -> Result<Option<&'static Self>> {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         let options = ClusterOptions {
-            node: true,
+            nodes: 1,
             ..ClusterOptions::default()
         };
         Self::shared_as(&SHARED, &options)
@@ -74,9 +76,8 @@ impl Cluster {
         let mut command = Command::new(harness_program("xtask")?);
         command.args(["cluster", "serve", "--until-end-of-input", "--state"]);
         command.arg(&folder);
-        if !options.node {
-            command.arg("--control-plane-only");
-        }
+        command.arg(format!("--nodes={}", options.nodes));
+        command.args(options.max_pods.map(|most| format!("--max-pods={most}")));
         if options.components_may_end {
             command.arg("--components-may-end");
         }
@@ -162,10 +163,10 @@ impl Cluster {
         self.told("programs").map(Path::new)
     }
 
-    /// The node's name, where there is one.
+    /// The first node's name, where there is one.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
-        self.told.get("node").and_then(Value::as_str)
+        self.told.pointer("/nodes/0/name").and_then(Value::as_str)
     }
 
     /// Where its files and logs are.

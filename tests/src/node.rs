@@ -444,7 +444,7 @@ impl Drop for NodeAgent {
 }
 
 impl Cluster {
-    /// Makes an image of a static program as `cargo xtask image` does, and puts it on the node.
+    /// Makes an image of a static program as `cargo xtask image` does, and puts it on every node.
     pub fn image_of(&self, program: &Path, tag: &str) -> Result<()> {
         self.image_with(program, tag, &[])
     }
@@ -471,38 +471,9 @@ impl Cluster {
                 .arg(&archive)
                 .args(options),
         )?;
-        check(
-            Command::new("nsenter")
-                .arg(format!("--mount=/proc/{}/ns/mnt", self.node_process()?))
-                .args(["ctr", "-n", "k8s.io", "images", "import"])
-                .arg(&archive),
-        )?;
+        for node in self.nodes()? {
+            check(node.ctr(&["images", "import"]).arg(&archive))?;
+        }
         Ok(())
-    }
-
-    /// What is pinned in the node's bpf file system, beside what the kernel puts there.
-    pub fn pinned_on_node(&self) -> Result<Vec<String>> {
-        let folder = format!("/proc/{}/root/sys/fs/bpf", self.node_process()?);
-        std::fs::read_dir(folder)?
-            .map(|pin| Ok(pin?.file_name().to_string_lossy().into_owned()))
-            .filter(|name: &Result<String>| !name.as_ref().is_ok_and(|name| name.ends_with(".debug")))
-            .collect()
-    }
-
-    /// The process that holds the node's namespaces.
-    pub fn node_process(&self) -> Result<u64> {
-        self.about("nodeProcess")?.as_u64().context("no node")
-    }
-
-    /// The node's cgroup of the second version, in which kubelet makes `kubepods`.
-    pub fn node_cgroup(&self) -> Result<PathBuf> {
-        let path = self.about("nodeCgroup")?.as_str().context("no node")?;
-        Ok(PathBuf::from(path))
-    }
-
-    /// The node's address.
-    pub fn node_address(&self) -> Result<String> {
-        let address = self.about("nodeAddress")?.as_str().context("no node")?;
-        Ok(address.to_owned())
     }
 }

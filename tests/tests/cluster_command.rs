@@ -57,14 +57,14 @@ fn up_status_and_down_also_after_a_kill() -> Result<()> {
     let said = cluster(folder.path(), &["down"])?;
     ensure!(said.status.success(), "{}", text(&said));
 
-    // With a node, too. The process that holds it is killed: its components, cgroups and addresses are there still, and `down`
-    // knows them.
-    let said = cluster(folder.path(), &["up"])?;
-    ensure!(
-        said.status.success() && text(&said).contains("kubelet"),
-        "{}",
-        text(&said)
-    );
+    // With two nodes, too. The process that holds them is killed: their components, cgroups and addresses are there still, and
+    // `down` knows them.
+    let said = cluster(folder.path(), &["up", "--nodes", "2"])?;
+    for expected in ["node-1-kubelet", "node-2-kubelet", ".4.0/22"] {
+        ensure!(text(&said).contains(expected), "{}", text(&said));
+    }
+    let said = cluster(folder.path(), &["status"])?;
+    ensure!(text(&said).contains("node-2 "), "{}", text(&said));
     let told: Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join("cluster.json"))?)?;
     let pid = told.get("pid").and_then(Value::as_i64).context("no pid")?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;

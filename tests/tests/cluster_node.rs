@@ -32,7 +32,7 @@ fn a_deployment_runs_is_reached_by_its_service_and_can_be_entered() -> Result<()
         return Ok(());
     }
     let cluster = Cluster::start(&ClusterOptions {
-        node: true,
+        nodes: 1,
         ..ClusterOptions::default()
     })?;
     let node = cluster.node().context("no node")?;

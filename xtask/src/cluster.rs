@@ -28,7 +28,7 @@ pub(crate) mod state;
 use control_plane::{ControlPlane, Flags};
 use keys::Keys;
 use node::Node;
-use place::Place;
+use place::{Place, Site};
 use state::{Files, Ready};
 
 /// A real Kubernetes on this machine.
@@ -42,10 +42,11 @@ use state::{Files, Ready};
 ///
 /// etcd, kube-apiserver (RBAC and Node authorizers, audit log) and kube-controller-manager (with the
 /// signers of certificates) listen on addresses of their own. The service's address, 10.96.0.1:443 for
-/// the first cluster, leads to the API server from this machine and from sandboxes. One node runs
-/// containerd, kubelet and kube-proxy in namespaces and cgroups of its own. Its images are made here and
-/// hold busybox: bailiff.test/busybox:1. There is no DNS, and no way out for pods. Several clusters
-/// can run beside each other, each in its own --state folder.
+/// the first cluster, leads to the API server from this machine and from sandboxes. Each node runs
+/// containerd, kubelet and kube-proxy in namespaces and cgroups of its own; wires join the nodes, so
+/// that pods reach each other. Its images are made here and hold busybox: bailiff.test/busybox:1. There
+/// is no DNS, and no way out for pods. Several clusters can run beside each other, each in its own
+/// --state folder.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -86,11 +87,22 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Start {
+    /// How many nodes it has, 0 to 4. Each takes about 15 s and 300 MB.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=i64::from(Site::MOST)))]
+    nodes: u8,
     /// Without a node: pods stay pending.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "nodes")]
     control_plane_only: bool,
     #[command(flatten)]
+    node: node::Options,
+    #[command(flatten)]
     flags: Flags,
+}
+
+impl Start {
+    fn nodes(&self) -> u8 {
+        if self.control_plane_only { 0 } else { self.nodes }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -142,7 +154,7 @@ fn up(files: &Files, start: &Start) -> Result<()> {
         shell::is_root(),
         "a cluster needs addresses, cgroups and namespaces: run this as root"
     );
-    build(!start.control_plane_only)?;
+    build(start.nodes() > 0)?;
     lab::catch_signals()?;
     // What a cluster that was killed left behind.
     down(files)?;
@@ -155,9 +167,8 @@ fn up(files: &Files, start: &Start) -> Result<()> {
     let said = std::fs::File::create(&log).with_context(|| format!("{} can't be written", log.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["cluster", "serve", "--state"]).arg(files.folder());
-    if start.control_plane_only {
-        command.arg("--control-plane-only");
-    }
+    command.arg(format!("--nodes={}", start.nodes()));
+    command.arg(format!("--max-pods={}", start.node.max_pods));
     for (name, values) in [
         ("--api-server-flag", &start.flags.api_server_flag),
         ("--controllers-flag", &start.flags.controllers_flag),
@@ -224,7 +235,12 @@ fn show(ready: &Ready, files: &Files) {
     println!("{:<26} {}", "Kubernetes", ready.version);
     println!("{:<26} https://{}", "API server", ready.api_server);
     println!("{:<26} https://{}", "kubernetes.default.svc", ready.service);
-    println!("{:<26} {}", "node", ready.node.as_deref().unwrap_or("none"));
+    if ready.nodes.is_empty() {
+        println!("{:<26} none", "nodes");
+    }
+    for node in &ready.nodes {
+        println!("{:<26} {}, its pods {}", node.name, node.address, node.pods);
+    }
     println!("{:<26} {}", "audit log", ready.audit_log.display());
     println!("{:<26} {}", "CA", ready.ca.display());
     for component in &ready.components {
@@ -254,21 +270,23 @@ fn serve(files: &Files, start: &Start, until_end_of_input: bool, may_end: bool) 
     files.note_slot(place.slot())?;
     let _forgotten = Forget(files);
     let keys = Keys::create(&files.keys())?;
-    let with_node = !start.control_plane_only;
-    let mut control_plane = ControlPlane::start(place.slot(), files, &keys, &start.flags, with_node)?;
-    let mut node = match with_node {
-        true => Some(Node::start(&place, files, &keys)?),
-        false => None,
-    };
-    let of_node = node.iter().flat_map(|node| node.components.iter().rev());
-    let components = control_plane.components.iter().rev().chain(of_node);
-    let names = components.map(|component| component.name.to_owned()).collect();
-    files.note_ready(place.slot(), &keys, node.as_ref(), names)?;
+    let slot = place.slot();
+    let mut control_plane = ControlPlane::start(slot, files, &keys, &start.flags, start.nodes() > 0)?;
+    let mut nodes = Vec::new();
+    for site in slot.sites(start.nodes()) {
+        // One after the other: then each gets the range of pods that its site says.
+        let node = Node::start(site, &place, files, &keys, &start.node, &nodes)?;
+        nodes.push(node);
+    }
+    let of_nodes = nodes.iter().flat_map(|node| node.components.iter().rev());
+    let components = control_plane.components.iter().rev().chain(of_nodes);
+    let names = components.map(|component| component.name.clone()).collect();
+    files.note_ready(slot, &keys, &nodes, names)?;
     println!("ready");
     let mut failed = false;
     while !ended.load(Ordering::Relaxed) && lab::checkpoint().is_ok() {
         let runs = control_plane.still_runs(files);
-        let runs = runs.and_then(|()| node.as_mut().map_or(Ok(()), |node| node.still_runs(files)));
+        let runs = runs.and_then(|()| nodes.iter_mut().try_for_each(|node| node.still_runs(files)));
         if !failed
             && !may_end
             && let Err(error) = runs
@@ -279,7 +297,7 @@ fn serve(files: &Files, start: &Start, until_end_of_input: bool, may_end: bool) 
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    drop(node);
+    drop(nodes);
     drop(control_plane);
     drop(place);
     if until_end_of_input && !failed {

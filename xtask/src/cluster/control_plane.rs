@@ -17,8 +17,29 @@ use crate::lab::{Beside, wait_for};
 /// A component that runs, with its name and its log's.
 #[derive(Debug)]
 pub(crate) struct Component {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) process: Beside,
+}
+
+impl Component {
+    /// Starts it with its output in its log.
+    ///
+    /// # Errors
+    /// When it or the log can't be started.
+    pub(crate) fn start(name: &str, command: &mut Command, files: &Files) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            process: Beside::start(name, command, &files.log(name), Signal::SIGTERM)?,
+        })
+    }
+
+    /// Fails if it has ended, with the end of its log.
+    ///
+    /// # Errors
+    /// When it no longer runs.
+    pub(crate) fn still_runs(&mut self, files: &Files) -> Result<()> {
+        self.process.still_runs(&files.log(&self.name))
+    }
 }
 
 /// The control plane. Dropping it ends it, the API server before its store.
@@ -55,13 +76,13 @@ impl ControlPlane {
             .with_context(|| format!("{} can't be written", files.audit_policy().display()))?;
         keys.server("kube-apiserver", &keys::api_server_names(slot))?;
         keys.client(&User {
-            file: "api-server-to-kubelets",
+            file: "api-server-to-kubelets".to_owned(),
             name: "kube-apiserver-kubelet-client".to_owned(),
             group: Some("system:masters"),
         })?;
         keys.kubeconfig(
             &User {
-                file: "admin",
+                file: "admin".to_owned(),
                 name: "admin".to_owned(),
                 group: Some("system:masters"),
             },
@@ -69,7 +90,7 @@ impl ControlPlane {
         )?;
         let own = keys.kubeconfig(
             &User {
-                file: "kube-controller-manager",
+                file: "kube-controller-manager".to_owned(),
                 name: "system:kube-controller-manager".to_owned(),
                 group: None,
             },
@@ -90,7 +111,7 @@ impl ControlPlane {
         if with_scheduler {
             let own = keys.kubeconfig(
                 &User {
-                    file: "kube-scheduler",
+                    file: "kube-scheduler".to_owned(),
                     name: "system:kube-scheduler".to_owned(),
                     group: None,
                 },
@@ -104,11 +125,11 @@ impl ControlPlane {
         Ok(this)
     }
 
-    fn add(&mut self, files: &Files, name: &'static str, arguments: &[String]) -> Result<()> {
+    fn add(&mut self, files: &Files, name: &str, arguments: &[String]) -> Result<()> {
         let mut command = Command::new(program(name));
         command.args(arguments);
-        let process = Beside::start(name, &mut command, &files.log(name), Signal::SIGTERM)?;
-        self.components.insert(0, Component { name, process });
+        let component = Component::start(name, &mut command, files)?;
+        self.components.insert(0, component);
         Ok(())
     }
 
@@ -124,10 +145,9 @@ impl ControlPlane {
     /// # Errors
     /// When one no longer runs.
     pub(crate) fn still_runs(&mut self, files: &Files) -> Result<()> {
-        for component in &mut self.components {
-            component.process.still_runs(&files.log(component.name))?;
-        }
-        Ok(())
+        self.components
+            .iter_mut()
+            .try_for_each(|component| component.still_runs(files))
     }
 }
 
@@ -208,6 +228,7 @@ fn controllers(slot: Slot, keys: &Keys, kubeconfig: &Path) -> Vec<String> {
         "--use-service-account-credentials=true".to_owned(),
         "--allocate-node-cidrs=true".to_owned(),
         format!("--cluster-cidr={}", slot.pods()),
+        format!("--node-cidr-mask-size={}", Slot::PODS_OF_A_NODE),
         format!("--service-cluster-ip-range={}", slot.services()),
     ]);
     arguments

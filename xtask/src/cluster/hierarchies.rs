@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// A cgroup for the node in each hierarchy. Dropping it removes them, with all that is below.
+/// A cgroup for the node in each hierarchy, below the cluster's. Dropping it removes them, with all that is below, and the
+/// cluster's with the last node's.
 #[derive(Debug)]
 pub(crate) struct Hierarchies {
     /// The first version's, by what its file system is mounted with.
@@ -21,17 +22,18 @@ impl Hierarchies {
     ///
     /// # Errors
     /// When the controllers are bound to the second version, or the kernel refuses.
-    pub(crate) fn make(cluster: &str, unified: &Path) -> Result<Self> {
+    pub(crate) fn make(cluster: &str, node: &str, unified: &Path) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let mut this = Self {
             first: Vec::new(),
-            unified: unified.join("node"),
+            unified: unified.join(node),
         };
         for (name, mount) in first_version(&mounts) {
             let above = mount.join(cluster);
+            let own = above.join(node);
             // From here on it goes away again, whatever fails.
-            this.first.push((name.clone(), above.clone()));
-            for folder in [above.clone(), above.join("node")] {
+            this.first.push((name.clone(), own.clone()));
+            for folder in [above, own] {
                 fs::create_dir_all(&folder).with_context(|| format!("{} can't be made", folder.display()))?;
                 for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|_| name == "cpuset") {
                     // Empty otherwise, and then no process can enter.
@@ -58,9 +60,9 @@ impl Hierarchies {
 
     /// The files to which a process writes that is to be in the node's cgroups; the second version's own comes last.
     pub(crate) fn doors(&self) -> Vec<PathBuf> {
-        let first = self.first.iter().map(|(_, folder)| folder.join("node"));
+        let first = self.first.iter().map(|(_, folder)| folder);
         first
-            .chain([self.unified.clone()])
+            .chain([&self.unified])
             .map(|folder| folder.join("cgroup.procs"))
             .collect()
     }
@@ -82,6 +84,8 @@ impl Drop for Hierarchies {
         let _gone = fs::write(self.unified.join("cgroup.kill"), "1");
         for (_, folder) in &self.first {
             remove(folder);
+            // Refused while another node has its own there.
+            let _gone = folder.parent().map(fs::remove_dir);
         }
     }
 }

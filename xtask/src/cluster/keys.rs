@@ -22,7 +22,7 @@ pub(crate) struct Keys {
 /// Who a client is to the API server.
 pub(crate) struct User {
     /// Of its files.
-    pub(crate) file: &'static str,
+    pub(crate) file: String,
     pub(crate) name: String,
     pub(crate) group: Option<&'static str>,
 }
@@ -88,7 +88,7 @@ impl Keys {
             .distinguished_name
             .push(DnType::CommonName, user.name.as_str());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(user.file, params)
+        self.sign(&user.file, params)
     }
 
     /// The client's certificate, and a kubeconfig by it beside the folder of keys.

@@ -16,6 +16,9 @@ pub(crate) struct Slot(u8);
 impl Slot {
     const LAST: u8 = 15;
 
+    /// How many bits of a pod's address are its node's: room for as many pods as a kubelet can be told to run.
+    pub(crate) const PODS_OF_A_NODE: u8 = 22;
+
     /// Of a number that was noted.
     ///
     /// # Errors
@@ -35,19 +38,9 @@ impl Slot {
         SocketAddrV4::new(Ipv4Addr::new(198, 18, 64 + self.0, 1), 6443)
     }
 
-    /// The node's address.
-    pub(crate) fn node(self) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18, 64 + self.0, 6)
-    }
-
-    /// The machine's address on the wire to the node, a network of four addresses.
-    pub(crate) fn node_gateway(self) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18, 64 + self.0, 5)
-    }
-
-    /// The pods' range on the only node: the first that the controllers give away.
-    pub(crate) fn node_pods(self) -> String {
-        format!("10.{}.0.0/24", 64 + self.0)
+    /// The place of each of so many nodes.
+    pub(crate) fn sites(self, nodes: u8) -> impl Iterator<Item = Site> {
+        (1..=nodes).map(move |number| Site { slot: self, number })
     }
 
     /// Where what no pod may reach listens: another loopback address for each cluster.
@@ -73,6 +66,54 @@ impl Slot {
     /// What all that is made for this cluster is called.
     pub(crate) fn name(self) -> String {
         format!("bailiff-cluster-{}", self.0)
+    }
+}
+
+/// The place of one node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    slot: Slot,
+    /// The first is 1.
+    number: u8,
+}
+
+impl Site {
+    /// So many nodes a cluster can have.
+    pub(crate) const MOST: u8 = 4;
+
+    /// The cluster's slot.
+    pub(crate) fn slot(self) -> Slot {
+        self.slot
+    }
+
+    /// The node's name, and that of its folder and its cgroups.
+    pub(crate) fn name(self) -> String {
+        format!("node-{}", self.number)
+    }
+
+    /// The node's address.
+    pub(crate) fn address(self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, 64 + self.slot.0, 4 * self.number + 2)
+    }
+
+    /// The machine's address on the wire to the node, a network of four addresses.
+    pub(crate) fn gateway(self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, 64 + self.slot.0, 4 * self.number + 1)
+    }
+
+    /// The machine's end of that wire.
+    pub(crate) fn link(self) -> String {
+        format!("bcluster{}n{}", self.slot.0, self.number)
+    }
+
+    /// Its pods' range: the next that the controllers give away, where nodes come one after the other.
+    pub(crate) fn pods(self) -> String {
+        format!(
+            "10.{}.{}.0/{}",
+            64 + self.slot.0,
+            4 * (self.number - 1),
+            Slot::PODS_OF_A_NODE
+        )
     }
 }
 
@@ -317,6 +358,18 @@ mod tests {
                 slot.name(),
             ] {
                 assert!(seen.insert(text));
+            }
+            for site in slot.sites(Site::MOST) {
+                for text in [
+                    site.address().to_string(),
+                    site.gateway().to_string(),
+                    site.pods(),
+                    site.link(),
+                ] {
+                    // The kernel's limit for an interface's name.
+                    assert!(site.link().len() < 16);
+                    assert!(seen.insert(text));
+                }
             }
         }
         assert!(Slot::new(Slot::LAST + 1).is_err());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::components::{self, program};
 use super::keys::Keys;
-use super::node::{self, Node};
+use super::node::Node;
 use super::place::{self, Slot};
 use crate::shell;
 
@@ -43,16 +43,39 @@ pub(crate) struct Ready {
     pub(crate) audit_log: PathBuf,
     /// Where kubectl and the other programs are.
     pub(crate) programs: PathBuf,
-    /// The node's name, where there is one.
-    pub(crate) node: Option<String>,
-    /// Its address.
-    pub(crate) node_address: Option<String>,
-    /// The process that holds its namespaces.
-    pub(crate) node_process: Option<u32>,
-    /// Its cgroup of the second version, in which kubelet makes `kubepods`.
-    pub(crate) node_cgroup: Option<PathBuf>,
+    /// The nodes, in order.
+    pub(crate) nodes: Vec<ReadyNode>,
     /// What runs, by the names of their logs.
     pub(crate) components: Vec<String>,
+}
+
+/// What is told of a node.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReadyNode {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its address.
+    pub(crate) address: String,
+    /// The range of its pods' addresses.
+    pub(crate) pods: String,
+    /// The process that holds its namespaces.
+    pub(crate) process: u32,
+    /// Its cgroup of the second version, in which kubelet makes `kubepods`.
+    pub(crate) cgroup: PathBuf,
+}
+
+impl From<&Node> for ReadyNode {
+    fn from(node: &Node) -> Self {
+        let site = node.site();
+        Self {
+            name: site.name(),
+            address: site.address().to_string(),
+            pods: site.pods(),
+            process: node.process(),
+            cgroup: node.cgroup().to_owned(),
+        }
+    }
 }
 
 impl Files {
@@ -153,7 +176,7 @@ impl Files {
         &self,
         slot: Slot,
         keys: &Keys,
-        node: Option<&Node>,
+        nodes: &[Node],
         components: Vec<String>,
     ) -> Result<Ready> {
         let ready = Ready {
@@ -167,10 +190,7 @@ impl Files {
             ca_key: keys.file("ca.key"),
             audit_log: self.audit_log(),
             programs: components::folder(),
-            node: node.map(|_| node::NAME.to_owned()),
-            node_address: node.map(|_| slot.node().to_string()),
-            node_process: node.map(Node::process),
-            node_cgroup: node.map(|node| node.cgroup().to_owned()),
+            nodes: nodes.iter().map(ReadyNode::from).collect(),
             components,
         };
         let new = self.folder.join("cluster.json.new");
