@@ -94,44 +94,12 @@ impl NodeLab {
 
     /// The same with more in its spec.
     pub fn begin_pod_with(&self, name: &str, command: &[&str], more: &Value) -> Result<String> {
-        let service = self.cluster.service()?.ip().to_string();
-        let mut manifest = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": self.namespace, "name": name, "labels": {"app": name}},
-            "spec": {
-                "serviceAccountName": "agent",
-                "terminationGracePeriodSeconds": 0,
-                // What a cluster's DNS would say.
-                "hostAliases": [{"ip": service, "hostnames": ["kubernetes.default.svc"]}],
-                "containers": [{
-                    "name": "main", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never", "command": command,
-                    "volumeMounts": [{"name": "programs", "mountPath": "/programs", "readOnly": true}],
-                }],
-                "volumes": [{"name": "programs", "hostPath": {"path": self.cluster.programs()?}}],
-            },
-        });
-        let spec = manifest.get_mut("spec").and_then(Value::as_object_mut);
-        if let (Some(spec), Some(more)) = (spec, more.as_object()) {
-            spec.extend(more.clone());
-        }
-        self.cluster.apply(&manifest.to_string())?;
-        let path = "jsonpath={.metadata.uid}";
-        self.cluster
-            .kubectl(&["get", "pod", "-n", &self.namespace, name, "-o", path])
+        self.cluster.begin_pod(&self.namespace, name, command, more)
     }
 
     /// Waits until a pod is ready.
     pub fn ready(&self, name: &str) -> Result<()> {
-        let pod = format!("pod/{name}");
-        let args = [
-            "wait",
-            "-n",
-            &self.namespace,
-            "--for=condition=Ready",
-            "--timeout=90s",
-            &pod,
-        ];
-        self.cluster.kubectl(&args).map(drop)
+        self.cluster.pod_is_ready(&self.namespace, name)
     }
 
     /// Puts a pod into the inventory.
@@ -187,8 +155,7 @@ impl NodeLab {
 
     /// A command inside a pod, by the administrator's exec, which no agent sees.
     pub fn inside(&self, pod: &str, command: &[&str]) -> Result<Command> {
-        let args = ["exec", "-i", "-n", &self.namespace, pod, "--"];
-        self.cluster.kubectl_command(&[&args, command].concat())
+        self.cluster.in_pod(&self.namespace, pod, command)
     }
 
     /// What such a command says.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Cluster;
 
@@ -70,6 +70,61 @@ impl Cluster {
         told.iter()
             .map(|node| ClusterNode::of(node).with_context(|| format!("cluster.json says of a node {node}")))
             .collect()
+    }
+
+    /// A pod of the service account `agent` in which clients can be run: busybox, and the cluster's programs in /programs. `more` is of
+    /// its spec. Returns its uid, without waiting for it.
+    pub fn begin_pod(&self, namespace: &str, name: &str, command: &[&str], more: &Value) -> Result<String> {
+        let service = self.service()?.ip().to_string();
+        let mut manifest = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": namespace, "name": name, "labels": {"app": name}},
+            "spec": {
+                "serviceAccountName": "agent",
+                "terminationGracePeriodSeconds": 0,
+                // What a cluster's DNS would say.
+                "hostAliases": [{"ip": service, "hostnames": ["kubernetes.default.svc"]}],
+                "containers": [{
+                    "name": "main", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never", "command": command,
+                    "volumeMounts": [{"name": "programs", "mountPath": "/programs", "readOnly": true}],
+                }],
+                "volumes": [{"name": "programs", "hostPath": {"path": self.programs()?}}],
+            },
+        });
+        let spec = manifest.get_mut("spec").and_then(Value::as_object_mut);
+        if let (Some(spec), Some(more)) = (spec, more.as_object()) {
+            spec.extend(more.clone());
+        }
+        self.apply(&manifest.to_string())?;
+        self.kubectl(&[
+            "get",
+            "pod",
+            "-n",
+            namespace,
+            name,
+            "-o",
+            "jsonpath={.metadata.uid}",
+        ])
+    }
+
+    /// Waits until a pod is ready.
+    pub fn pod_is_ready(&self, namespace: &str, name: &str) -> Result<()> {
+        let pod = format!("pod/{name}");
+        let args = [
+            "wait",
+            "-n",
+            namespace,
+            "--for=condition=Ready",
+            "--timeout=90s",
+            &pod,
+        ];
+        self.kubectl(&args).map(drop)
+    }
+
+    /// A command inside a pod, by the administrator's exec, which no agent sees.
+    pub fn in_pod(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<Command> {
+        let args = ["exec", "-i", "-n", namespace, pod, "--"];
+        self.kubectl_command(&[&args, command].concat())
     }
 
     fn first_node(&self) -> Result<ClusterNode> {
