@@ -57,6 +57,14 @@ fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
             "{told}"
         );
     }
+    // Whose a token is says the API server: no key of its is on the node. Another pod's is told.
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let others = text(&lab.run("before", &["cat", token])?.stdout);
+    let stolen = lab.kubectl("agent", &[&["--token", others.trim()], &GET[..]].concat())?;
+    ensure!(
+        text(&stolen.stderr).contains("this token was made for another pod"),
+        "{stolen:?}"
+    );
     // A real Prometheus scrapes it.
     let up = scraped(&agent, "bailiff_operations_total{verdict=\"deny\"}")?;
     ensure!(up >= 2.0, "{up}");

@@ -23,7 +23,7 @@ use crate::world::cluster::daemon_set::{DaemonSetName, OwnDaemonSet};
 use crate::world::cluster::pods::{ClusterPods, Namespaces};
 use crate::world::cluster::policies::ClusterPolicies;
 use crate::world::cluster::services::ClusterServices;
-use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup};
+use crate::world::node::{NodePods, PodFacts, PodsOfFile, own_cgroup, pods_cgroup};
 
 /// Where below the state the cluster's Targets and Policies are.
 const POLICIES: &str = "policies";
@@ -65,9 +65,10 @@ const TOLD: Duration = Duration::from_secs(10);
 pub(crate) struct Args {
     #[command(flatten)]
     agent: AgentArgs,
-    /// The cgroup of the second version above all pods, such as /sys/fs/cgroup/kubepods.slice
+    /// The cgroup of the second version above all pods, such as /sys/fs/cgroup/kubepods.slice. Left out, it is found: the one that this runs
+    /// in, or kubepods.slice or kubepods where cgroups are mounted
     #[arg(long, value_name = "DIR")]
-    pods_cgroup: PathBuf,
+    pods_cgroup: Option<PathBuf>,
     /// Where its programs and maps are pinned: a directory of its own on a bpf file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/bailiff-node")]
     pins: PathBuf,
@@ -172,8 +173,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ends.thread_block()?;
     let ended = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot take signals")?;
-    let pods_cgroup = std::fs::canonicalize(&args.pods_cgroup)
-        .with_context(|| format!("cannot find {}", args.pods_cgroup.display()))?;
+    let pods_cgroup = match &args.pods_cgroup {
+        Some(given) => {
+            std::fs::canonicalize(given).with_context(|| format!("cannot find {}", given.display()))?
+        }
+        None => pods_cgroup()?,
+    };
+    tracing::info!("pods are those below {}", pods_cgroup.display());
     let policies = args.policies()?;
     let config = match &policies {
         Some(_) => args.state_dir.join(POLICIES),

@@ -3,6 +3,7 @@
 mod cgroups;
 mod changes;
 mod listed;
+mod root;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -22,6 +23,7 @@ use cgroups::Found;
 pub(crate) use cgroups::is_container_id;
 use changes::Changes;
 pub(crate) use listed::{ListedPod, PodFacts, PodsOfFile};
+pub(crate) use root::pods_cgroup;
 
 /// The node's pods, as the agent was told of them so far.
 #[derive(Debug)]

@@ -26,7 +26,11 @@ pub fn mount_of(path: &Path) -> Result<PathBuf, KernelError> {
         .ok_or(KernelError::NoCgroup2)
 }
 
-fn mounts() -> Result<Vec<PathBuf>, KernelError> {
+/// Where cgroup2 is mounted, by `/proc/self/mountinfo`. Mounts that lie hidden below another are among them.
+///
+/// # Errors
+/// When mounts can't be read.
+pub fn mounts() -> Result<Vec<PathBuf>, KernelError> {
     let mounts =
         std::fs::read_to_string("/proc/self/mountinfo").map_err(KernelError::system("cannot read mounts"))?;
     Ok(mounts

@@ -111,7 +111,7 @@ pub enum Proof {
 /// How the tokens that clients of the Kubernetes API show are verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTokens {
-    /// Who makes them; at least one.
+    /// Who makes them; none where the API server is asked about all.
     pub issuers: Vec<TokenIssuer>,
     /// Whether the API server is asked about those of others.
     pub review: bool,

@@ -63,8 +63,44 @@ fn tokens_that_are_never_read_cant_be_matched() -> Result<()> {
 }
 
 #[test]
+fn where_the_api_server_is_asked_no_keys_are_needed() -> Result<()> {
+    let asked = target("  identity: {tokenReview: true}\n");
+    let set = PolicySet::from_sources(&[("t.yaml", &asked), ("p.yaml", &policy(RULES))])?;
+    let tokens = set.targets().first().and_then(|target| target.identity.clone());
+    let tokens = tokens.context("tokens are read")?;
+    assert!(tokens.review && tokens.issuers.is_empty());
+    for (identity, expected) in [
+        ("{}", "nobody says whose tokens are"),
+        (
+            "{tokenReview: false}",
+            "write tokenReview: true, or give `issuer`",
+        ),
+        (
+            "{tokenReview: true, keySetFile: /jwks.json}",
+            "says nothing without the others",
+        ),
+        (
+            "{issuer: https://k, audiences: [], keySetFile: /jwks.json}",
+            "says nothing without the others",
+        ),
+        (
+            "{issuer: https://k, audiences: [https://k]}",
+            "tokenReview: true and none of the three",
+        ),
+    ] {
+        let text = target(&format!("  identity: {identity}\n"));
+        let problems = PolicySet::from_sources(&[("t.yaml", &text)])
+            .err()
+            .with_context(|| format!("{identity} loads"))?
+            .to_string();
+        assert!(problems.contains(expected), "{identity}: {problems}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_issuer_without_names_or_for_a_database_is_refused() -> Result<()> {
-    let nameless = "  identity: {issuer: '', audiences: [], keySetFile: jwks.json}\n";
+    let nameless = "  identity: {issuer: '', audiences: [''], keySetFile: jwks.json}\n";
     let database = format!(
         "{HEAD}kind: Target\nmetadata: {{name: db}}\nspec:\n  protocol: postgres\n  endpoints: ['10.0.0.5:5432']\n{IDENTITY}"
     );

@@ -133,20 +133,22 @@ impl JsonSchema for PortSpec {
     }
 }
 
-/// `{issuer: https://kubernetes.default.svc, audiences: [https://kubernetes.default.svc], keySetFile: /etc/bailiff/jwks.json}`.
+/// `{tokenReview: true}`, or `{issuer: https://kubernetes.default.svc, audiences: [https://kubernetes.default.svc], keySetFile: /etc/bailiff/jwks.json}`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct IdentitySpec {
-    /// The issuer of service accounts' tokens, as the API server's --service-account-issuer: `https://kubernetes.default.svc`.
-    pub(super) issuer: String,
+    /// The issuer of service accounts' tokens, as the API server's --service-account-issuer: `https://kubernetes.default.svc`. Left out, with
+    /// `audiences` and `keySetFile`, the API server says whose tokens are (`tokenReview`).
+    pub(super) issuer: Option<String>,
     /// The audiences that the API server takes, as its --api-audiences; a token is for one of them.
+    #[serde(default)]
     pub(super) audiences: Vec<String>,
     /// The issuer's public keys: a JSON Web Key Set on the node, such as `/etc/bailiff/jwks.json`.
-    pub(super) key_set_file: String,
+    pub(super) key_set_file: Option<String>,
     /// Other issuers that the API server takes tokens of, such as those of its OIDC settings; at most 16.
     #[serde(default)]
     pub(super) further_issuers: Vec<Spanned<FurtherIssuerSpec>>,
-    /// Whether the API server is asked about tokens that no key verifies. `false`, if left out.
+    /// Whether the agent's own API server is asked about tokens that no key verifies: about all, where there is no `issuer`. `false`, if left out.
     #[serde(default)]
     pub(super) token_review: bool,
     /// By which clients' certificates are verified, where they show one in place of a token. Left out, none is asked for.

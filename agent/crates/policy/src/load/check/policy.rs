@@ -272,7 +272,7 @@ fn check_tokens(spec: &PolicySpec, targets: &[Target], report: &mut Report<'_>) 
                     "`{field}` can't be told apart at target {:?}, which doesn't say who makes them",
                     unread.name.as_str()
                 ),
-                "give the target `identity`: {issuer, audiences, keySetFile}",
+                "give the target `identity`: {tokenReview: true}, or {issuer, audiences, keySetFile}",
             );
         }
     }

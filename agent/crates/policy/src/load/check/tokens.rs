@@ -22,12 +22,26 @@ pub(super) fn compile(resource: &Resource<TargetSpec>, report: &mut Report<'_>) 
         );
         return None;
     }
-    let mut issuers = vec![issuer(
-        (&spec.issuer, spec.audiences.as_slice(), &spec.key_set_file),
-        TokenUsers::ServiceAccounts,
-        line,
-        report,
-    )];
+    let mut issuers = Vec::new();
+    match (&spec.issuer, spec.audiences.as_slice(), &spec.key_set_file) {
+        (None, [], None) if spec.token_review => {}
+        (None, [], None) => report.add(
+            line,
+            "nobody says whose tokens are",
+            "write tokenReview: true, or give `issuer`, `audiences` and `keySetFile`",
+        ),
+        (Some(name), audiences @ [_, ..], Some(key_set)) => issuers.push(issuer(
+            (name, audiences, key_set),
+            TokenUsers::ServiceAccounts,
+            line,
+            report,
+        )),
+        _ => report.add(
+            line,
+            "of an issuer's name, audiences and keys one says nothing without the others",
+            "give `issuer`, `audiences` and `keySetFile`, or tokenReview: true and none of the three",
+        ),
+    }
     if spec.further_issuers.len() > ISSUERS {
         report.add(
             line,

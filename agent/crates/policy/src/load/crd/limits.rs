@@ -222,12 +222,24 @@ fn target() -> Limits {
         ),
         (
             "IdentitySpec",
-            json!({ "properties": {
-                "issuer": { "minLength": 1 },
-                "audiences": names_in(),
-                "keySetFile": { "pattern": PATH },
-                "furtherIssuers": { "maxItems": 16 },
-            }}),
+            json!({
+                "properties": {
+                    "issuer": { "minLength": 1 },
+                    "audiences": names_in(),
+                    "keySetFile": { "pattern": PATH },
+                    "furtherIssuers": { "maxItems": 16 },
+                },
+                "x-kubernetes-validations": rules(&[
+                    (
+                        "has(self.issuer) == has(self.audiences) && has(self.issuer) == has(self.keySetFile)",
+                        "of an issuer's name, audiences and keys one says nothing without the others: give issuer, audiences and keySetFile, or none of the three",
+                    ),
+                    (
+                        "has(self.issuer) || (has(self.tokenReview) && self.tokenReview)",
+                        "nobody says whose tokens are: write tokenReview: true, or give issuer, audiences and keySetFile",
+                    ),
+                ]),
+            }),
         ),
         (
             "ClientCertificatesSpec",
