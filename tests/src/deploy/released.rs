@@ -23,6 +23,7 @@ spec:
   tls:
     client: {{ mode: Require, names: [kubernetes.default.svc, \"{}\"], csr: {{}} }}
     upstream: {{ mode: Verify, caFile: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt, serverName: kubernetes.default.svc }}
+  identity: {{ tokenReview: true }}
 ---
 apiVersion: bailiff.dev/v1alpha1
 kind: Policy
@@ -34,8 +35,12 @@ spec:
       requests: [{{verbs: [get], paths: [\"*\"]}}]
       action: Allow
     - name: look
-      requests: [{{verbs: [get, list, watch], groups: [\"\"], resources: [secrets, configmaps]}}]
+      requests: [{{verbs: [get, list, watch], groups: [\"\"], resources: [secrets, configmaps], tokens: [Bound], identity: {{users: [\"system:serviceaccount:*\"]}}}}]
       action: Allow
+    - name: stolen
+      requests: [{{tokens: [Stolen]}}]
+      action: Deny
+      message: this token was made for another pod
   masks:
   - {{groups: [\"\"], resources: [secrets], fields: [\"data.*\"], with: Redact}}
 ",
@@ -83,8 +88,6 @@ pub fn release(cluster: &Cluster, verb: &str, settings: &[&str]) -> Result<()> {
         "--wait",
         "--timeout=180s",
         "--set=image.pullPolicy=Never",
-        // The test's machine is hybrid, and its kubelet's driver cgroupfs.
-        "--set=agent.podsCgroup=/sys/fs/cgroup/unified/kubepods",
         "--set=agent.drainSeconds=3",
         &repository,
         &tag,
