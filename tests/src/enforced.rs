@@ -113,7 +113,8 @@ impl Enforced {
     }
 }
 
-fn events_in(record: &Path) -> Result<Vec<Value>> {
+/// The events of a record, in the order in which they were written.
+pub fn events_in(record: &Path) -> Result<Vec<Value>> {
     let mut files: Vec<_> = std::fs::read_dir(record)?
         .flatten()
         .map(|entry| entry.path())
