@@ -177,8 +177,8 @@ fn until(mut is_so: impl FnMut() -> Result<bool>, why: impl Fn() -> String) -> R
     Ok(())
 }
 
-/// Where the machine's PostgreSQL is.
-fn binaries() -> Result<String> {
+/// Where the programs of this machine's PostgreSQL are.
+pub fn binaries() -> Result<String> {
     let mut found: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")?
         .flatten()
         .map(|entry| entry.path().join("bin"))

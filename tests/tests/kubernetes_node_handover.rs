@@ -1,11 +1,12 @@
 //! One agent of a node after another: what goes on, what stays in the kernel, and when it goes.
 
-use std::process::Output;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::masked::{said, text};
-use bailiff_tests::{NodeAgent, NodeLab};
+use bailiff_tests::{NodeAgent, NodeLab, databases};
 use serde_json::json;
 
 const RULES: &str = r#"    - name: discover
@@ -28,7 +29,12 @@ const MASKED: &str = "W21hc2tlZF0=";
 const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
 
 fn lab(namespace: &str) -> Result<Option<NodeLab>> {
-    let Some(lab) = NodeLab::new(namespace, "admin", RULES)? else {
+    lab_with(namespace, "")
+}
+
+/// With further rules.
+fn lab_with(namespace: &str, more: &str) -> Result<Option<NodeLab>> {
+    let Some(lab) = NodeLab::new(namespace, "admin", &format!("{more}{RULES}"))? else {
         return Ok(None);
     };
     lab.cluster.apply(
@@ -41,6 +47,11 @@ fn lab(namespace: &str) -> Result<Option<NodeLab>> {
 }
 
 fn start(lab: &NodeLab) -> Result<NodeAgent> {
+    start_with(lab, "drain=6s")
+}
+
+/// With a limit.
+fn start_with(lab: &NodeLab, limit: &str) -> Result<NodeAgent> {
     let (kubeconfig, state) = (lab.credential(None)?, lab.path("state"));
     let node = lab.cluster.node().context("no node")?;
     let path = |path: &std::path::Path| {
@@ -61,7 +72,7 @@ fn start(lab: &NodeLab) -> Result<NodeAgent> {
         "--daemonset",
         "bailiff/bailiff-agent",
         "--limit",
-        "drain=6s",
+        limit,
     ])
 }
 
@@ -77,6 +88,110 @@ fn until(what: &str, agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>)
         ensure!(Instant::now() < end, "not {what}: {}", agent.log());
         std::thread::sleep(Duration::from_millis(50));
     }
+    Ok(())
+}
+
+/// A command in a pod that answers each line which it is sent.
+struct Session {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Session {
+    fn open(lab: &NodeLab, pod: &str, command: &[&str]) -> Result<Self> {
+        let mut child = lab
+            .inside(pod, command)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let to = child.stdin.take().context("no input")?;
+        let from = BufReader::new(child.stdout.take().context("no output")?);
+        Ok(Self { child, to, from })
+    }
+
+    fn says(&mut self, line: &str) -> Result<String> {
+        writeln!(self.to, "{line}")?;
+        self.to.flush()?;
+        let mut answer = String::new();
+        self.from.read_line(&mut answer)?;
+        Ok(answer.trim_end().to_owned())
+    }
+
+    fn end(self) -> Result<bool> {
+        let Self { mut child, to, .. } = self;
+        drop(to);
+        Ok(child.wait()?.success())
+    }
+}
+
+#[test]
+fn sessions_go_on_with_the_agent_that_carries_them() -> Result<()> {
+    let Some(lab) = lab_with(
+        "carried-on",
+        r#"    - name: see
+      requests: [{verbs: [get], groups: [""], resources: [pods], names: [web]}]
+      action: Allow
+    - name: echo
+      requests: [{verbs: [create], groups: [""], resources: [pods/exec], commands: [cat]}]
+      action: Allow
+"#,
+    )?
+    else {
+        return Ok(());
+    };
+    lab.pod("web", None)?;
+    lab.pod("agent", None)?;
+    lab.postgres_pod("client", &["sleep", "100000"], &json!({}))?;
+    lab.ready("client")?;
+    let database = lab.database("db")?;
+    let transactions = json!({"apiVersion": "bailiff.dev/v1alpha1", "kind": "Policy", "metadata": {"name": "transactions"},
+        "spec": {"targets": ["db"], "rules": [{"name": "begin", "effects": ["transaction"], "action": "Allow"}]}});
+    for (name, object) in [
+        databases::target("db", &json!({"endpoints": [format!("{database}:5432")]})),
+        databases::policy("db"),
+        transactions,
+    ]
+    .iter()
+    .enumerate()
+    {
+        let file = lab.enforced.config().join(format!("db-{name}.yaml"));
+        std::fs::write(file, object.to_string())?;
+    }
+    let first = start_with(&lab, "drain=60s")?;
+    for pod in ["agent", "client"] {
+        lab.until_enrolled(&first, pod)?;
+    }
+    let psql = format!("{}/psql", databases::binaries()?);
+    let psql = [&psql, "-h", &database, "-U", "postgres", "-XAtq"];
+    let mut exec = Session::open(
+        &lab,
+        "agent",
+        &["/programs/kubectl", "exec", "-i", "web", "--", "cat"],
+    )?;
+    let mut sql = Session::open(&lab, "client", &psql)?;
+    ensure!(exec.says("before")? == "before");
+    ensure!(sql.says("begin; select ssn from patients;")? == databases::MASKED);
+
+    let next = start_with(&lab, "drain=60s")?;
+    until("ready", &next, || Ok(next.says("/readyz")))?;
+    first.ask_to_end()?;
+    // What was under way is still decided, by the agent that carries it.
+    for word in ["one", "two", "three"] {
+        ensure!(exec.says(word)? == word);
+        ensure!(sql.says("select ssn from patients;")? == databases::MASKED);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let denied = lab.psql(&database, databases::DROPPED)?;
+    ensure!(denied.contains("tables stay"), "{denied}");
+    ensure!(sql.says("commit; select 'done';")? == "done");
+    ensure!(exec.end()? && sql.end()?, "a session ended badly");
+    ensure!(first.stop()?.success());
+    ensure!(next.metric("bailiff_connections_total")? >= 1);
+    lab.cluster
+        .kubectl(&["delete", "daemonset", "-n", "bailiff", "bailiff-agent"])?;
+    until("told", &next, || Ok(next.log().contains("DaemonSet is deleted")))?;
+    ensure!(next.stop()?.success());
     Ok(())
 }
 

@@ -279,6 +279,64 @@ fn a_container_that_is_added_to_a_running_pod_is_told_from_the_others() -> Resul
 }
 
 #[test]
+fn a_pod_of_kubelets_own_is_known_by_its_mirror() -> Result<()> {
+    let Some(lab) = lab("world-static")? else {
+        return Ok(());
+    };
+    let agent = start(&lab, None, &["--mode", "enforce"])?;
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "static", "namespace": lab.namespace},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{
+                "name": "main", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never", "command": ["sleep", "100000"],
+                "volumeMounts": [{"name": "programs", "mountPath": "/programs", "readOnly": true}],
+            }],
+            "volumes": [{"name": "programs", "hostPath": {"path": lab.cluster.programs()?}}],
+        },
+    });
+    let node = lab.cluster.node().context("no node")?;
+    let file = lab.cluster.folder().join(node).join("static/pod.json");
+    std::fs::write(&file, manifest.to_string())?;
+    let name = format!("static-{node}");
+    until(&agent, || Ok(lab.ready(&name).is_ok()))?;
+    lab.until_enrolled(&agent, &name)?;
+    // Kubelet gives it no token.
+    let token = lab.cluster.token(&lab.namespace, "agent", None)?;
+    let token = format!("--token={token}");
+    let server = format!("--server=https://{}", lab.cluster.service()?.ip());
+    let asks = |more: &[&str]| {
+        let first = [
+            "--kubeconfig=/dev/null",
+            &server,
+            &token,
+            "--insecure-skip-tls-verify",
+        ];
+        lab.kubectl(&name, &[&first, more].concat())
+    };
+    said(&asks(&["get", "--raw", "/version"])?, "its version")?;
+    let denied = asks(&["delete", "--raw", "/api/v1/namespaces/world-static/secrets/db"])?;
+    ensure!(
+        text(&denied.stderr).contains("no rule allows"),
+        "{}",
+        text(&denied.stderr)
+    );
+    std::fs::remove_file(&file)?;
+    ensure!(agent.stop()?.success());
+    let pod = format!("world-static/{name}");
+    let events = lab.audited()?;
+    ensure!(
+        events.len() >= 2
+            && events
+                .iter()
+                .all(|event| at(event, "/annotations/bailiff.dev~1pod") == pod
+                    && at(event, "/annotations/bailiff.dev~1chain").contains("\"main\"")),
+        "{events:#?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn the_first_installation_observes_and_namespaces_are_exempt_or_enforced_on_by_a_value() -> Result<()> {
     let Some(lab) = lab("world-observed")? else {
         return Ok(());

@@ -29,7 +29,9 @@ pub(super) fn write(site: Site, folder: &Path, keys: &Keys, options: &Options) -
         fs::write(&path, text).with_context(|| format!("{} can't be written", path.display()))
     };
     let cni = folder.join("cni-conf");
-    fs::create_dir_all(&cni).with_context(|| format!("{} can't be made", cni.display()))?;
+    for made in [&cni, &folder.join(STATIC)] {
+        fs::create_dir_all(made).with_context(|| format!("{} can't be made", made.display()))?;
+    }
     write("resolv.conf", "nameserver 127.0.0.1\n")?;
     write("containerd.toml", &containerd(&cni))?;
     write("cni-conf/10-bailiff.conflist", &network(site).to_string())?;
@@ -73,6 +75,9 @@ fn network(site: Site) -> Value {
     })
 }
 
+/// The folder of pods that kubelet starts by itself.
+const STATIC: &str = "static";
+
 fn kubelet(name: &str, folder: &Path, keys: &Keys, options: &Options) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -97,6 +102,8 @@ fn kubelet(name: &str, folder: &Path, keys: &Keys, options: &Options) -> Value {
         "resolvConf": folder.join("resolv.conf"),
         "nodeStatusUpdateFrequency": "1s",
         "maxPods": options.max_pods,
+        // Pods of kubelet's own, one a file.
+        "staticPodPath": folder.join(STATIC),
     })
 }
 
