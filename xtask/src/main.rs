@@ -20,6 +20,7 @@ mod servers;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 /// Everything that is done with this repository, in one place.
 ///
@@ -46,6 +47,8 @@ enum Command {
     Cluster(cluster::Args),
     Crds(crds::Args),
     Manifests(manifests::Args),
+    #[command(hide = true)]
+    Guest(vm::guest::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Crds(args) => crds::run(&args),
         Command::Manifests(args) => manifests::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Guest(args) => vm::guest::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,6 +32,8 @@ pub(crate) enum Purpose {
     Cluster,
     /// Run a cluster's node.
     Node,
+    /// Boot other kernels.
+    Machine,
 }
 
 /// Makes sure that everything for these purposes is there.
@@ -213,8 +215,8 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "busybox-static",
-        why: "what their images hold",
-        purposes: &[Purpose::Node],
+        why: "what their images hold, and what an emulated machine starts with",
+        purposes: &[Purpose::Node, Purpose::Machine],
         found: || shell::which("busybox").is_some(),
     },
     Need {
@@ -230,9 +232,19 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "xz-utils",
-        why: "unpacks them",
-        purposes: &[Purpose::Servers],
+        why: "unpacks them, and the modules of kernels",
+        purposes: &[Purpose::Servers, Purpose::Machine],
         found: || shell::which("xz").is_some(),
+    },
+    Need {
+        package: "kmod",
+        why: "tells which modules of a kernel need which, and loads them there",
+        purposes: &[Purpose::Machine],
+        found: || {
+            ["depmod", "modprobe"]
+                .iter()
+                .all(|program| shell::which(program).is_some())
+        },
     },
     Need {
         package: "curl",
@@ -496,6 +508,7 @@ mod tests {
             Purpose::Go,
             Purpose::Cluster,
             Purpose::Node,
+            Purpose::Machine,
         ] {
             assert!(
                 NEEDS.iter().any(|need| need.purposes.contains(&purpose)),

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::packages::{self, Purpose};
+use crate::vm::Choice;
 use crate::{build, cluster, servers, shell};
 
 mod execute;
 mod fuzz;
 mod suites;
+mod vm;
 
 use execute::Counts;
 use suites::Binary;
@@ -33,6 +35,9 @@ use suites::Binary;
 /// goes to each test program: `cargo xtask test kernel -- burst` runs the kernel tests with
 /// "burst" in their name, `cargo xtask test fuzz_sql -- FILE` tries one input.
 ///
+/// With --vm, suites run on other kernels: each is booted in an emulated machine, with cgroups of
+/// the second version alone. Emulation is slow, so without names these are few; see CONTRIBUTING.md.
+///
 /// A test that can't run here prints a line that starts with "SKIPPED: " and says why. With
 /// CI=true that is a failure. The whole output of each program is kept in target/test-logs/.
 #[derive(clap::Args)]
@@ -50,6 +55,12 @@ pub(crate) struct Args {
     /// How long each fuzz target runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     fuzz_seconds: u32,
+    /// Run on other kernels, in an emulated machine.
+    #[arg(long, conflicts_with = "fast")]
+    vm: bool,
+    /// Which kernels: Debian 12's, Debian 13's, the newest in its backports; the first two if none is given.
+    #[arg(long, value_name = "KERNEL", requires = "vm", value_enum)]
+    kernel: Vec<Choice>,
     /// Names of suites or of single test files; all if none is given.
     #[arg(value_name = "SUITE")]
     suites: Vec<String>,
@@ -59,8 +70,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.vm {
+        return vm::run(args);
+    }
     let started = Instant::now();
-    let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
+    let ci = is_ci();
     let named = |called: fn(&str) -> bool| args.suites.iter().any(|name| called(name));
     let all = args.suites.is_empty();
     let only_fuzz = !all && args.suites.iter().all(|name| fuzz::is_called(name));
@@ -174,6 +188,11 @@ fn lane(plan: &execute::Plan, binaries: &[Binary], last: Vec<Whole<'_>>) -> Resu
         table.push(row);
     }
     Ok(table)
+}
+
+/// Under CI what is skipped has failed.
+fn is_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
 }
 
 const DOC: &str = "doc";

@@ -139,15 +139,51 @@ fn execute(plan: &Plan, name: &str, command: &mut Command) -> Result<Counts> {
     // Servers that a failed test left running would disturb the next program.
     let _gone = killpg(group, Signal::SIGKILL);
 
-    let mut counts = transcript.finish();
-    let trouble = if hung {
-        Some(format!("silent for {}, ended", shell::human(SILENCE)))
-    } else if !status.success() && counts.failed == 0 {
-        Some(format!("ended before its tests did ({status})"))
-    } else if status.success() && !transcript.summed_up {
-        Some("printed no summary".to_owned())
+    let ending = if hung {
+        Ending::Hung(SILENCE)
     } else {
-        None
+        Ending::Ended {
+            well: status.success(),
+            how: status.to_string(),
+        }
+    };
+    Ok(conclude(
+        plan.verbose,
+        name,
+        &transcript,
+        &ending,
+        begun.elapsed(),
+    ))
+}
+
+/// How a test program came to its end.
+pub(super) enum Ending {
+    /// It was silent for so long, and was ended.
+    Hung(Duration),
+    Ended {
+        /// With the code that libtest has when all passed.
+        well: bool,
+        /// In words.
+        how: String,
+    },
+}
+
+/// Prints how a test program came out, and returns the counts: one more that failed if it didn't end as it should.
+pub(super) fn conclude(
+    verbose: bool,
+    name: &str,
+    transcript: &Transcript,
+    ending: &Ending,
+    took: Duration,
+) -> Counts {
+    let mut counts = transcript.finish();
+    let trouble = match ending {
+        Ending::Hung(silence) => Some(format!("silent for {}, ended", shell::human(*silence))),
+        Ending::Ended { well: false, how } if counts.failed == 0 => {
+            Some(format!("ended before its tests did ({how})"))
+        }
+        Ending::Ended { well: true, .. } if !transcript.summed_up => Some("printed no summary".to_owned()),
+        Ending::Ended { .. } => None,
     };
     if trouble.is_some() {
         counts.failed += 1;
@@ -163,7 +199,7 @@ fn execute(plan: &Plan, name: &str, command: &mut Command) -> Result<Counts> {
         counts.passed,
         counts.failed,
         counts.skipped,
-        shell::human(begun.elapsed())
+        shell::human(took)
     );
     for reason in &transcript.reasons {
         said.push_str(&format!("     {reason}\n"));
@@ -173,15 +209,15 @@ fn execute(plan: &Plan, name: &str, command: &mut Command) -> Result<Counts> {
             "     {trouble}; the last test that it named: {}\n",
             transcript.last_test
         ));
-        if !plan.verbose {
+        if !verbose {
             quote(&mut said, transcript.tail.iter());
         }
     }
-    if !plan.verbose {
+    if !verbose {
         quote(&mut said, transcript.failures.iter());
     }
     print!("{said}");
-    Ok(counts)
+    counts
 }
 
 fn quote<'a>(said: &mut String, lines: impl Iterator<Item = &'a String>) {
@@ -190,7 +226,7 @@ fn quote<'a>(said: &mut String, lines: impl Iterator<Item = &'a String>) {
 
 /// What is kept of a program's output while it runs.
 #[derive(Default)]
-struct Transcript {
+pub(super) struct Transcript {
     counts: Counts,
     summed_up: bool,
     reasons: Vec<String>,
@@ -203,7 +239,8 @@ struct Transcript {
 const SKIPPED: &str = "SKIPPED: ";
 
 impl Transcript {
-    fn push(&mut self, line: &str) {
+    /// Takes a line of its output.
+    pub(super) fn push(&mut self, line: &str) {
         if self.tail.len() == 40 {
             self.tail.pop_front();
         }

@@ -50,14 +50,44 @@ impl Binary {
 /// # Errors
 /// When something doesn't compile.
 pub(super) fn build(fast: bool) -> Result<Vec<Binary>> {
-    let mut binaries = Vec::new();
-    let mut cargo = shell::cargo();
     // `build` and not `test --no-run`, so that the agent's binary, which integration tests run, is made along with the
     // tests, with the same selection of packages and so of features: nothing is built twice.
-    cargo.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+    let mut targets = vec!["--tests"];
     if fast {
-        cargo.args(["--exclude", INTEGRATION]);
+        targets.extend(["--exclude", INTEGRATION]);
     }
+    build_targets(&targets)
+}
+
+/// Builds the agent and these files of integration tests, as [`build`] does it.
+///
+/// # Errors
+/// When something doesn't compile.
+pub(super) fn build_only(files: &[String]) -> Result<Vec<Binary>> {
+    let targets: Vec<&str> = files.iter().flat_map(|file| ["--test", file.as_str()]).collect();
+    build_targets(&targets)
+}
+
+/// The files of integration tests, by their names.
+///
+/// # Errors
+/// When their folder can't be read.
+pub(super) fn files() -> Result<Vec<String>> {
+    let folder = shell::root().join("tests/tests");
+    let mut files: Vec<String> = std::fs::read_dir(&folder)
+        .with_context(|| format!("{} can't be read", folder.display()))?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".rs").map(str::to_owned))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn build_targets(targets: &[&str]) -> Result<Vec<Binary>> {
+    let mut binaries = Vec::new();
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--workspace", "--lib", "--bins"]);
+    cargo.args(targets);
     cargo.args(["--message-format", "json-render-diagnostics"]);
     shell::stream(&mut cargo, |line| {
         binaries.extend(parse(line)?);
