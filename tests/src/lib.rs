@@ -30,6 +30,7 @@ pub mod reporting;
 mod running;
 mod said;
 mod scrape;
+pub mod secret;
 mod stand_in;
 mod statements;
 mod terminal;

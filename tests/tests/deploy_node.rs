@@ -1,23 +1,12 @@
 //! The chart on a real node: from nothing to enforced, through upgrades, and back to nothing.
 
-use std::process::Output;
-
 use anyhow::{Result, ensure};
 use bailiff_tests::deploy::released::{IMAGE, helm, objects, release, until};
-use bailiff_tests::masked::{said, text};
+use bailiff_tests::masked::text;
+use bailiff_tests::secret::{CANARY, GET, MASKED, masked, unmasked};
 use bailiff_tests::{NodeLab, scraped};
-use serde_json::json;
 
-const CANARY: &str = "Y2FuYXJ5LXdvcmxkLTQy";
-const MASKED: &str = "W21hc2tlZF0=";
-const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
 const DELETE: [&str; 3] = ["delete", "secret", "db"];
-
-fn shows(output: &Output, wanted: &str, other: &str) -> Result<()> {
-    let shown = said(output, wanted)?;
-    ensure!(shown.contains(wanted) && !shown.contains(other), "{shown}");
-    Ok(())
-}
 
 #[test]
 fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
@@ -25,13 +14,10 @@ fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
         return Ok(());
     };
     let cluster = lab.cluster;
-    cluster.apply(
-        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": lab.namespace}, "data": {"password": CANARY}})
-            .to_string(),
-    )?;
+    lab.secret()?;
     cluster.image_of_agent(IMAGE)?;
     lab.pod("before", None)?;
-    shows(&lab.kubectl("before", &GET)?, CANARY, MASKED)?;
+    unmasked(&lab.kubectl("before", &GET)?)?;
 
     // The first installation observes, pods that ran before and pods to come.
     release(cluster, "install", &[])?;
@@ -43,13 +29,13 @@ fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
         let _seen = lab.kubectl("agent", &GET)?;
         Ok(metric("bailiff_pods{state=\"observed\"}")? >= 2 && metric("bailiff_connections_total")? > 0)
     })?;
-    shows(&lab.kubectl("agent", &GET)?, CANARY, MASKED)?;
-    shows(&lab.kubectl("before", &GET)?, CANARY, MASKED)?;
+    unmasked(&lab.kubectl("agent", &GET)?)?;
+    unmasked(&lab.kubectl("before", &GET)?)?;
 
     // Enforcing is one value. The agent that observes hands over to the one that enforces.
     release(cluster, "upgrade", &["--set=mode=enforce"])?;
     for pod in ["before", "agent"] {
-        shows(&lab.kubectl(pod, &GET)?, MASKED, CANARY)?;
+        masked(&lab.kubectl(pod, &GET)?)?;
         let denied = lab.kubectl(pod, &DELETE)?;
         let told = text(&denied.stderr);
         ensure!(
@@ -93,7 +79,7 @@ fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
         let seen = lab.kubectl("agent", &GET)?;
         Ok(seen.status.success() && text(&seen.stdout).contains(CANARY))
     })?;
-    shows(&lab.kubectl("before", &GET)?, CANARY, MASKED)?;
+    unmasked(&lab.kubectl("before", &GET)?)?;
     let pinned = cluster.pinned_on_node()?;
     ensure!(pinned.is_empty(), "{pinned:?}");
     Ok(())

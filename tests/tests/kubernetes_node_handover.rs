@@ -1,32 +1,19 @@
 //! One agent of a node after another: what goes on, what stays in the kernel, and when it goes.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::masked::{said, text};
+use bailiff_tests::secret::{GET, RULES, masked, unmasked};
 use bailiff_tests::{NodeAgent, NodeLab, databases};
 use serde_json::json;
-
-const RULES: &str = r#"    - name: discover
-      requests: [{verbs: [get], paths: ["*"]}]
-      action: Allow
-    - name: look
-      requests: [{verbs: [get, list, watch], groups: [""], resources: [secrets, configmaps]}]
-      action: Allow
-  masks:
-  - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
-"#;
 
 /// What agents ask whether they end for good. No node runs it here.
 const DAEMON_SET: &str = r#"{"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "bailiff-agent", "namespace": "bailiff"},
 "spec": {"selector": {"matchLabels": {"app": "bailiff"}}, "template": {"metadata": {"labels": {"app": "bailiff"}},
 "spec": {"nodeSelector": {"bailiff.test/none": "here"}, "containers": [{"name": "agent", "image": "bailiff.test/busybox:1"}]}}}}"#;
-
-const CANARY: &str = "Y2FuYXJ5LXdvcmxkLTQy";
-const MASKED: &str = "W21hc2tlZF0=";
-const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
 
 fn lab(namespace: &str) -> Result<Option<NodeLab>> {
     lab_with(namespace, "")
@@ -37,10 +24,7 @@ fn lab_with(namespace: &str, more: &str) -> Result<Option<NodeLab>> {
     let Some(lab) = NodeLab::new(namespace, "admin", &format!("{more}{RULES}"))? else {
         return Ok(None);
     };
-    lab.cluster.apply(
-        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace}, "data": {"password": CANARY}})
-            .to_string(),
-    )?;
+    lab.secret()?;
     lab.credential(None)?;
     lab.cluster.apply(DAEMON_SET)?;
     Ok(Some(lab))
@@ -52,43 +36,11 @@ fn start(lab: &NodeLab) -> Result<NodeAgent> {
 
 /// With a limit.
 fn start_with(lab: &NodeLab, limit: &str) -> Result<NodeAgent> {
-    let (kubeconfig, state) = (lab.credential(None)?, lab.path("state"));
-    let node = lab.cluster.node().context("no node")?;
-    let path = |path: &std::path::Path| {
-        path.to_str()
-            .map(str::to_owned)
-            .context("a path that isn't UTF-8")
-    };
-    let (kubeconfig, state) = (path(&kubeconfig)?, path(&state)?);
-    lab.start(&[
-        "--kubeconfig",
-        &kubeconfig,
-        "--node",
-        node,
-        "--state-dir",
-        &state,
-        "--mode",
-        "enforce",
-        "--daemonset",
-        "bailiff/bailiff-agent",
-        "--limit",
-        limit,
-    ])
-}
-
-fn shows(output: &Output, wanted: &str, other: &str) -> Result<()> {
-    let shown = said(output, wanted)?;
-    ensure!(shown.contains(wanted) && !shown.contains(other), "{shown}");
-    Ok(())
-}
-
-fn until(what: &str, agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so()? {
-        ensure!(Instant::now() < end, "not {what}: {}", agent.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    let all = lab.by_cluster(None)?;
+    let mut all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let more = ["--mode", "enforce", "--daemonset", "bailiff/bailiff-agent"];
+    all.extend(more.into_iter().chain(["--limit", limit]));
+    lab.start(&all)
 }
 
 /// A command in a pod that answers each line which it is sent.
@@ -174,7 +126,7 @@ fn sessions_go_on_with_the_agent_that_carries_them() -> Result<()> {
     ensure!(sql.says("begin; select ssn from patients;")? == databases::MASKED);
 
     let next = start_with(&lab, "drain=60s")?;
-    until("ready", &next, || Ok(next.says("/readyz")))?;
+    next.until("ready", || Ok(next.says("/readyz")))?;
     first.ask_to_end()?;
     // What was under way is still decided, by the agent that carries it.
     for word in ["one", "two", "three"] {
@@ -190,7 +142,7 @@ fn sessions_go_on_with_the_agent_that_carries_them() -> Result<()> {
     ensure!(next.metric("bailiff_connections_total")? >= 1);
     lab.cluster
         .kubectl(&["delete", "daemonset", "-n", "bailiff", "bailiff-agent"])?;
-    until("told", &next, || Ok(next.log().contains("DaemonSet is deleted")))?;
+    next.until("told", || Ok(next.log().contains("DaemonSet is deleted")))?;
     ensure!(next.stop()?.success());
     Ok(())
 }
@@ -208,7 +160,7 @@ fn the_next_agent_takes_over_while_sessions_go_on_and_nothing_is_refused() -> Re
     let first = start(&lab)?;
     lab.pod("agent", None)?;
     lab.until_enrolled(&first, "agent")?;
-    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    masked(&lab.kubectl("agent", &GET)?)?;
     lab.begin_pod(
         "connects",
         &[
@@ -223,7 +175,7 @@ fn the_next_agent_takes_over_while_sessions_go_on_and_nothing_is_refused() -> Re
     lab.run("agent", &["timeout", "60", "sh", "-c", watch])?;
 
     let next = start(&lab)?;
-    until("ready", &next, || Ok(next.says("/readyz")))?;
+    next.until("ready", || Ok(next.says("/readyz")))?;
     // Kubelet asks the one before to end as soon as the next is ready.
     let asked = Instant::now();
     first.ask_to_end()?;
@@ -236,7 +188,7 @@ fn the_next_agent_takes_over_while_sessions_go_on_and_nothing_is_refused() -> Re
         "the watch that was open ended: {}",
         first.log()
     );
-    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    masked(&lab.kubectl("agent", &GET)?)?;
     ensure!(first.stop()?.success());
     ensure!(
         asked.elapsed() >= Duration::from_secs(6),
@@ -244,10 +196,10 @@ fn the_next_agent_takes_over_while_sessions_go_on_and_nothing_is_refused() -> Re
     );
 
     // What came before, and what comes now, is the next one's.
-    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    masked(&lab.kubectl("agent", &GET)?)?;
     lab.pod("later", None)?;
     lab.until_enrolled(&next, "later")?;
-    shows(&lab.kubectl("later", &GET)?, MASKED, CANARY)?;
+    masked(&lab.kubectl("later", &GET)?)?;
     let counted = lab.run(
         "connects",
         &[
@@ -269,12 +221,12 @@ fn the_next_agent_takes_over_while_sessions_go_on_and_nothing_is_refused() -> Re
     ensure!(!refused.status.success() && text(&refused.stderr).contains("refused"));
     let last = start(&lab)?;
     lab.until_enrolled(&last, "agent")?;
-    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    masked(&lab.kubectl("agent", &GET)?)?;
     lab.cluster
         .kubectl(&["delete", "daemonset", "-n", "bailiff", "bailiff-agent"])?;
-    until("told", &last, || Ok(last.log().contains("DaemonSet is deleted")))?;
+    last.until("told", || Ok(last.log().contains("DaemonSet is deleted")))?;
     ensure!(last.stop()?.success());
-    shows(&lab.kubectl("agent", &GET)?, CANARY, MASKED)?;
+    unmasked(&lab.kubectl("agent", &GET)?)?;
     let left = std::fs::read_dir("/sys/fs/bpf")?.flatten().filter(|pin| {
         pin.file_name()
             .to_string_lossy()
@@ -293,7 +245,7 @@ fn an_agent_whose_successor_is_gone_ends_so_that_it_is_started_again() -> Result
     lab.pod("agent", None)?;
     lab.until_enrolled(&first, "agent")?;
     let next = start(&lab)?;
-    until("taken over", &first, || {
+    first.until("taken over", || {
         Ok(first.log().contains("another agent has taken over"))
     })?;
     next.kill()?;
@@ -312,12 +264,10 @@ fn an_agent_whose_successor_is_gone_ends_so_that_it_is_started_again() -> Result
     );
     let again = start(&lab)?;
     lab.until_enrolled(&again, "agent")?;
-    shows(&lab.kubectl("agent", &GET)?, MASKED, CANARY)?;
+    masked(&lab.kubectl("agent", &GET)?)?;
     lab.cluster
         .kubectl(&["delete", "daemonset", "-n", "bailiff", "bailiff-agent"])?;
-    until("told", &again, || {
-        Ok(again.log().contains("DaemonSet is deleted"))
-    })?;
+    again.until("told", || Ok(again.log().contains("DaemonSet is deleted")))?;
     ensure!(again.stop()?.success());
     Ok(())
 }

@@ -2,63 +2,32 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::masked::{said, text};
+use bailiff_tests::masked::text;
+use bailiff_tests::secret::{GET, RULES, masked, refused};
 use bailiff_tests::{Disk, NodeAgent, NodeLab};
-use serde_json::json;
-
-const RULES: &str = r#"    - name: discover
-      requests: [{verbs: [get], paths: ["*"]}]
-      action: Allow
-    - name: look
-      requests: [{verbs: [get, list, watch], groups: [""], resources: [secrets, configmaps]}]
-      action: Allow
-  masks:
-  - {groups: [""], resources: [secrets], fields: ["data.*"], with: Redact}
-"#;
-
-const CANARY: &str = "Y2FuYXJ5LXdvcmxkLTQy";
-const MASKED: &str = "W21hc2tlZF0=";
-const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
 
 fn lab(namespace: &str) -> Result<Option<NodeLab>> {
     let Some(lab) = NodeLab::new(namespace, "admin", RULES)? else {
         return Ok(None);
     };
-    lab.cluster.apply(
-        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace}, "data": {"password": CANARY}})
-            .to_string(),
-    )?;
+    lab.secret()?;
     Ok(Some(lab))
 }
 
-/// The options of an agent that takes everything from the cluster, by an API server at `server` or the real one.
-fn options(lab: &NodeLab, server: Option<&str>, state: &Path) -> Result<Vec<String>> {
-    let kubeconfig = lab.credential(server)?;
-    let path = |path: &Path| {
-        path.to_str()
-            .map(str::to_owned)
-            .context("a path that isn't UTF-8")
-    };
-    let node = lab.cluster.node().context("no node")?;
-    let options = [
-        "--kubeconfig",
-        &path(&kubeconfig)?,
-        "--node",
-        node,
-        "--state-dir",
-        &path(state)?,
-        "--mode",
-        "enforce",
-    ];
-    Ok(options.map(str::to_owned).to_vec())
+/// The options of an agent that asks an API server at `server` or the real one.
+fn options(lab: &NodeLab, server: Option<&str>) -> Result<Vec<String>> {
+    let mut options = lab.by_cluster(server)?;
+    options.extend(["--mode", "enforce"].map(str::to_owned));
+    Ok(options)
 }
 
-fn start(lab: &NodeLab, server: Option<&str>, state: &Path) -> Result<NodeAgent> {
-    let options = options(lab, server, state)?;
+/// An agent that takes everything from the cluster.
+fn start(lab: &NodeLab, server: Option<&str>) -> Result<NodeAgent> {
+    let options = options(lab, server)?;
     lab.start_without_config(&options.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -70,31 +39,6 @@ fn install(lab: &NodeLab) -> Result<()> {
     for file in ["target.yaml", "policy.yaml"] {
         let text = std::fs::read_to_string(lab.enforced.config().join(file))?;
         lab.cluster.apply(&text)?;
-    }
-    Ok(())
-}
-
-fn masked(output: &Output) -> Result<()> {
-    let shown = said(output, "masked")?;
-    ensure!(shown.contains(MASKED) && !shown.contains(CANARY), "{shown}");
-    Ok(())
-}
-
-fn refused(output: &Output) -> Result<()> {
-    let told = text(&output.stderr);
-    ensure!(
-        !output.status.success() && told.contains("refused"),
-        "{told}{}",
-        text(&output.stdout)
-    );
-    Ok(())
-}
-
-fn until(what: &str, agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so()? {
-        ensure!(Instant::now() < end, "not {what}: {}", agent.log());
-        std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
@@ -163,7 +107,7 @@ fn an_agent_that_runs_out_of_memory_leaves_nobody_unheld_and_the_next_one_goes_o
     };
     let memory = Memory::of(256 << 20)?;
     let [shell, c, script, procs] = memory.entering();
-    let options = options(&lab, None, &lab.path("state"))?;
+    let options = options(&lab, None)?;
     let config = lab.enforced.config().display().to_string();
     let options: Vec<&str> = ["--config", &config]
         .into_iter()
@@ -187,7 +131,7 @@ fn an_agent_that_runs_out_of_memory_leaves_nobody_unheld_and_the_next_one_goes_o
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    until("ended", &agent, || Ok(memory.kills()? > 0))?;
+    agent.until("ended", || Ok(memory.kills()? > 0))?;
     let end = Instant::now() + Duration::from_secs(20);
     let status = loop {
         match agent.ended()? {
@@ -225,10 +169,9 @@ fn on_a_full_disk_what_is_known_stays_in_force_and_what_changed_comes_when_there
         return Ok(());
     };
     install(&lab)?;
-    let place = lab.path("disk");
+    let place = lab.path("state");
     let disk = Disk::mount(place.clone())?;
-    let state = place.join("state");
-    let agent = start(&lab, None, &state)?;
+    let agent = start(&lab, None)?;
     lab.pod("agent", None)?;
     lab.until_enrolled(&agent, "agent")?;
     masked(&lab.kubectl("agent", &GET)?)?;
@@ -244,7 +187,7 @@ fn on_a_full_disk_what_is_known_stays_in_force_and_what_changed_comes_when_there
     let more = r#"{"apiVersion": "bailiff.dev/v1alpha1", "kind": "Policy", "metadata": {"name": "more"}, "spec": {"targets": ["api"],
         "rules": [{"name": "remove", "requests": [{"verbs": ["delete"], "groups": [""], "resources": ["configmaps"]}], "action": "Allow"}]}}"#;
     lab.cluster.apply(more)?;
-    until("told", &agent, || Ok(agent.log().contains("isn't in force")))?;
+    agent.until("told", || Ok(agent.log().contains("isn't in force")))?;
     lab.cluster
         .kubectl(&["create", "configmap", "-n", &lab.namespace, "made"])?;
     let remove = ["delete", "configmap", "made"];
@@ -261,15 +204,13 @@ fn on_a_full_disk_what_is_known_stays_in_force_and_what_changed_comes_when_there
 
     // Another one that starts now goes by what could be written before, and by what the API server says of pods.
     agent.kill()?;
-    let agent = start(&lab, None, &state)?;
+    let agent = start(&lab, None)?;
     lab.until_enrolled(&agent, "late")?;
     masked(&lab.kubectl("late", &GET)?)?;
 
     // Room comes without anything else that changes.
     disk.grow()?;
-    until("in force", &agent, || {
-        Ok(lab.kubectl("agent", &remove)?.status.success())
-    })?;
+    agent.until("in force", || Ok(lab.kubectl("agent", &remove)?.status.success()))?;
     masked(&lab.kubectl("agent", &GET)?)?;
     ensure!(agent.stop()?.success());
     lab.cluster
@@ -285,14 +226,14 @@ fn after_a_reboot_pods_are_held_by_what_was_known_though_the_api_server_is_away(
     };
     install(&lab)?;
     let state = lab.path("state");
-    let agent = start(&lab, None, &state)?;
+    let agent = start(&lab, None)?;
     lab.pod("stays", None)?;
     lab.pod("goes", None)?;
     for pod in ["stays", "goes"] {
         lab.until_enrolled(&agent, pod)?;
         masked(&lab.kubectl(pod, &GET)?)?;
     }
-    until("kept", &agent, || {
+    agent.until("kept", || {
         let kept = std::fs::read_to_string(state.join("pods.json")).unwrap_or_default();
         Ok(kept.contains("stays") && kept.contains("goes") && state.join("in-force.json").exists())
     })?;
@@ -324,8 +265,8 @@ fn after_a_reboot_pods_are_held_by_what_was_known_though_the_api_server_is_away(
         .kubectl(&["delete", "pod", "-n", &lab.namespace, "goes", "--now", "--wait"])?;
 
     let away = "127.0.0.1:1";
-    let agent = start(&lab, Some(away), &state)?;
-    until("another sandbox", &agent, || {
+    let agent = start(&lab, Some(away))?;
+    agent.until("another sandbox", || {
         Ok(lab
             .cluster
             .kubectl(&address)
@@ -338,7 +279,7 @@ fn after_a_reboot_pods_are_held_by_what_was_known_though_the_api_server_is_away(
     lab.pod("goes", None)?;
     refused(&lab.kubectl("goes", &GET)?)?;
     agent.kill()?;
-    let agent = start(&lab, None, &state)?;
+    let agent = start(&lab, None)?;
     lab.until_enrolled(&agent, "goes")?;
     masked(&lab.kubectl("goes", &GET)?)?;
     masked(&lab.kubectl("stays", &GET)?)?;

@@ -1,9 +1,8 @@
 //! Pods of a real node that the API server tells of: who is enforced on, observed or exempt, and what holds while the API server is away.
 
-use std::process::Output;
-
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::masked::{said, text};
+use bailiff_tests::secret::{GET, MASKED, masked, refused, unmasked};
 use bailiff_tests::{NodeAgent, NodeLab};
 use serde_json::{Value, json};
 
@@ -30,19 +29,12 @@ spec:
       action: Allow
 "#;
 
-const CANARY: &str = "Y2FuYXJ5LXdvcmxkLTQy";
-const MASKED: &str = "W21hc2tlZF0=";
-const GET: [&str; 5] = ["get", "secret", "db", "-o", "json"];
-
 fn lab(namespace: &str) -> Result<Option<NodeLab>> {
     let Some(lab) = NodeLab::new(namespace, "admin", RULES)? else {
         return Ok(None);
     };
     std::fs::write(lab.enforced.config().join("promoted.yaml"), PROMOTED)?;
-    lab.cluster.apply(
-        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db", "namespace": namespace}, "data": {"password": CANARY}})
-            .to_string(),
-    )?;
+    lab.secret()?;
     Ok(Some(lab))
 }
 
@@ -67,49 +59,13 @@ fn with_cluster(
     options: &[&str],
     start: impl FnOnce(&NodeLab, &[&str]) -> Result<NodeAgent>,
 ) -> Result<NodeAgent> {
-    let kubeconfig = lab.credential(server)?;
-    let kubeconfig = kubeconfig.to_str().context("a path that isn't UTF-8")?;
-    let state = lab.path("state");
-    let state = state.to_str().context("a path that isn't UTF-8")?;
-    let node = lab.cluster.node().context("no node")?;
-    let all = ["--kubeconfig", kubeconfig, "--node", node, "--state-dir", state];
+    let all = lab.by_cluster(server)?;
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
     start(lab, &[&all, options].concat())
-}
-
-fn masked(output: &Output) -> Result<()> {
-    let shown = said(output, "masked")?;
-    ensure!(shown.contains(MASKED) && !shown.contains(CANARY), "{shown}");
-    Ok(())
-}
-
-fn unmasked(output: &Output) -> Result<()> {
-    let shown = said(output, "unmasked")?;
-    ensure!(shown.contains(CANARY), "{shown}");
-    Ok(())
-}
-
-fn refused(output: &Output) -> Result<()> {
-    let told = text(&output.stderr);
-    ensure!(
-        !output.status.success() && told.contains("refused"),
-        "{told}{}",
-        text(&output.stdout)
-    );
-    Ok(())
 }
 
 fn at<'a>(event: &'a Value, place: &str) -> &'a str {
     event.pointer(place).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// What is asked again until it is so, for policies take a second or two.
-fn until(agent: &NodeAgent, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !is_so()? {
-        ensure!(std::time::Instant::now() < end, "{}", agent.log());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 #[test]
@@ -136,7 +92,9 @@ fn pods_are_enforced_on_from_their_first_instruction_by_what_the_api_server_says
     );
     lab.cluster
         .kubectl(&["label", "pod", "-n", &lab.namespace, "early", "team=ops"])?;
-    until(&agent, || Ok(lab.kubectl("early", &create)?.status.success()))?;
+    agent.until("allowed by its label", || {
+        Ok(lab.kubectl("early", &create)?.status.success())
+    })?;
 
     // One that uses the node's network is told by its cgroup, and its init container from the other.
     let asks = "until /programs/kubectl get configmaps; do :; done";
@@ -251,7 +209,7 @@ fn a_container_that_is_added_to_a_running_pod_is_told_from_the_others() -> Resul
         "cat",
         "/tmp/seen",
     ];
-    until(&agent, || {
+    agent.until("seen by the added container", || {
         Ok(lab.cluster.kubectl(&seen).is_ok_and(|seen| seen.contains(MASKED)))
     })?;
     masked(&lab.kubectl("debugged", &GET)?)?;
@@ -299,7 +257,7 @@ fn a_pod_of_kubelets_own_is_known_by_its_mirror() -> Result<()> {
     let file = lab.cluster.folder().join(node).join("static/pod.json");
     std::fs::write(&file, manifest.to_string())?;
     let name = format!("static-{node}");
-    until(&agent, || Ok(lab.ready(&name).is_ok()))?;
+    agent.until("ready", || Ok(lab.ready(&name).is_ok()))?;
     lab.until_enrolled(&agent, &name)?;
     // Kubelet gives it no token.
     let token = lab.cluster.token(&lab.namespace, "agent", None)?;
@@ -395,7 +353,7 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     let agent = start(&lab, Some(away), &["--mode", "enforce"])?;
     // Nobody knows who that is.
     refused(&lab.kubectl("agent", &GET)?)?;
-    until(&agent, || {
+    agent.until("told by /readyz", || {
         let ready = agent.get("/readyz")?;
         Ok(ready.contains("[!]cluster: ") && ready.contains("[!]pods: "))
     })?;
@@ -411,7 +369,7 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     lab.until_enrolled(&agent, "agent")?;
     masked(&lab.kubectl("agent", &GET)?)?;
     let kept = lab.path("state").join("pods.json");
-    until(&agent, || {
+    agent.until("kept", || {
         Ok(std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("world-away")))
     })?;
     agent.kill()?;
@@ -434,7 +392,7 @@ fn an_agent_that_starts_while_the_api_server_is_away_enforces_by_what_it_knew() 
     let agent = start(&lab, None, &["--mode", "enforce"])?;
     lab.until_enrolled(&agent, "late")?;
     masked(&lab.kubectl("late", &GET)?)?;
-    until(&agent, || {
+    agent.until("counted", || {
         Ok(agent.metric("bailiff_pods{state=\"enforced\"}")? >= 2)
     })?;
     let ready = agent.get("/readyz")?;
@@ -460,22 +418,22 @@ fn targets_and_policies_are_objects_of_the_cluster() -> Result<()> {
     let written = |name: &str| std::fs::read_to_string(lab.enforced.config().join(name));
     lab.cluster.apply(&written("target.yaml")?)?;
     // Without a policy all is denied.
-    until(&agent, || Ok(!lab.kubectl("agent", &GET)?.status.success()))?;
+    agent.until("denied", || Ok(!lab.kubectl("agent", &GET)?.status.success()))?;
     lab.cluster.apply(&written("policy.yaml")?)?;
-    until(&agent, || Ok(lab.kubectl("agent", &GET)?.status.success()))?;
+    agent.until("allowed", || Ok(lab.kubectl("agent", &GET)?.status.success()))?;
     masked(&lab.kubectl("agent", &GET)?)?;
 
     // What the API server can't tell to be wrong is refused by the agent, which says where; what was in force stays.
     let wrong = r#"{"apiVersion": "bailiff.dev/v1alpha1", "kind": "Policy", "metadata": {"name": "wrong"},
         "spec": {"targets": ["nowhere"], "rules": [{"name": "r", "effects": ["read"], "action": "Allow"}]}}"#;
     lab.cluster.apply(wrong)?;
-    until(&agent, || {
+    agent.until("refused", || {
         Ok(agent.log().contains("policy-wrong.yaml") && agent.metric("bailiff_policies_refused")? == 1)
     })?;
     masked(&lab.kubectl("agent", &GET)?)?;
     lab.cluster
         .kubectl(&["delete", "policies.bailiff.dev", "wrong"])?;
-    until(&agent, || Ok(agent.metric("bailiff_policies_refused")? == 0))?;
+    agent.until("mended", || Ok(agent.metric("bailiff_policies_refused")? == 0))?;
     agent.kill()?;
 
     // It goes on from what it knew.
@@ -559,7 +517,9 @@ fn an_agent_that_finds_objects_refused_starts_by_what_it_knew_or_denies_where_th
     // It is mended, and in force without another start.
     lab.cluster
         .kubectl(&["delete", "policies.bailiff.dev", "wrong"])?;
-    until(&agent, || Ok(lab.kubectl("agent", &GET)?.status.success()))?;
+    agent.until("allowed again", || {
+        Ok(lab.kubectl("agent", &GET)?.status.success())
+    })?;
     masked(&lab.kubectl("agent", &GET)?)?;
     ensure!(!agent.get("/readyz")?.contains("[!]policies"));
     ensure!(agent.stop()?.success());
@@ -593,7 +553,7 @@ fn a_node_says_what_becomes_of_its_pods_and_of_objects() -> Result<()> {
         )?)
     };
     let number = |report: &Value, place: &str| report.pointer(place).and_then(Value::as_u64);
-    until(&agent, || {
+    agent.until("reported", || {
         Ok(report().is_ok_and(|report| {
             number(&report, "/status/pods/enforced").is_some_and(|enforced| enforced >= 1)
                 && number(&report, "/status/objects/targets") == Some(1)
