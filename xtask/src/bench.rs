@@ -5,6 +5,7 @@ use anyhow::Result;
 mod costs;
 mod kernel;
 mod kubernetes;
+mod node;
 mod numbers;
 mod postgres;
 mod rig;
@@ -24,6 +25,7 @@ enum What {
     Costs(costs::Args),
     Kernel(kernel::Args),
     Kubernetes(kubernetes::Args),
+    Node(node::Args),
     Postgres(postgres::Args),
 }
 
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Costs(args) => costs::run(args),
         What::Kernel(args) => kernel::run(args),
         What::Kubernetes(args) => kubernetes::run(args),
+        What::Node(args) => node::run(args),
         What::Postgres(args) => postgres::run(args),
     }
 }

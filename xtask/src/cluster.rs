@@ -22,7 +22,7 @@ mod hierarchies;
 mod images;
 mod keys;
 mod node;
-mod place;
+pub(crate) mod place;
 pub(crate) mod state;
 
 use control_plane::{ControlPlane, Flags};

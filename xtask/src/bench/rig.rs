@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
+use super::node::entering;
 use crate::lab::network::{Address, Namespace};
 use crate::lab::postgres::{Postgres, Setup, run as run_quietly};
 use crate::lab::session::Session;
@@ -45,7 +46,7 @@ const SCALE: &str = "10";
 /// Everything but Bailiff. Dropped from the top: the clients' namespace first, the address last.
 pub(super) struct Lab {
     namespace: Namespace,
-    _proxies: Vec<Beside>,
+    proxies: Vec<(Subject, Beside)>,
     server: Postgres,
     _address: Address,
 }
@@ -86,14 +87,14 @@ impl Lab {
 
         let mut proxies = Vec::new();
         if subjects.contains(&Subject::Pgbouncer) {
-            proxies.push(start_pgbouncer(&server)?);
+            proxies.push((Subject::Pgbouncer, start_pgbouncer(&server)?));
         }
         if subjects.contains(&Subject::Haproxy) {
-            proxies.push(start_haproxy(&server)?);
+            proxies.push((Subject::Haproxy, start_haproxy(&server)?));
         }
         Ok(Self {
             namespace: Namespace::new()?,
-            _proxies: proxies,
+            proxies,
             server,
             _address: address,
         })
@@ -106,28 +107,58 @@ impl Lab {
             Subject::Pgbouncer => PGBOUNCER,
             Subject::Haproxy => HAPROXY,
         };
+        let command = self.asking(port, options);
+        finished(command, &format!("through {subject}"))
+    }
+
+    /// The same straight to the server's address, in a cgroup.
+    pub(super) fn pgbench_in(&self, cgroup: &Path, options: &[String]) -> Result<String> {
+        let command = entering(cgroup, &self.asking(SERVER, options));
+        finished(command, "in a pod")
+    }
+
+    fn asking(&self, port: u16, options: &[String]) -> Command {
         // In a session of its own, as clients and proxies are: the kernel shares processors out by session.
         let mut command = self.namespace.command(Path::new("setsid"));
         command
             .arg("--wait")
             .arg(self.server.bin().join("pgbench"))
             .args(options)
-            .args(connection(port))
-            .stdin(Stdio::null());
-        let output = command.output().context("pgbench can't be started")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "pgbench through {subject} failed:\n{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(text)
+            .args(connection(port));
+        command
+    }
+
+    /// A command in the clients' namespace.
+    pub(super) fn inside(&self, program: &Path) -> Command {
+        self.namespace.command(program)
+    }
+
+    /// A proxy's process.
+    pub(super) fn pid(&self, of: Subject) -> Option<u32> {
+        let mut proxies = self.proxies.iter();
+        proxies
+            .find(|(subject, _)| *subject == of)
+            .map(|(_, proxy)| proxy.pid())
     }
 
     /// The server.
     pub(super) fn server(&self) -> &Postgres {
         &self.server
     }
+}
+
+fn finished(mut command: Command, how: &str) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context("pgbench can't be started")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "pgbench {how} failed:\n{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
 }
 
 fn connection(port: u16) -> Vec<String> {

@@ -263,7 +263,7 @@ impl Drop for Cgroup {
 }
 
 /// Where cgroups of the second version are mounted.
-fn mount() -> Result<PathBuf> {
+pub(crate) fn mount() -> Result<PathBuf> {
     fs::read_to_string("/proc/self/mounts")?
         .lines()
         .find_map(|line| {
@@ -279,7 +279,7 @@ fn is_populated(cgroup: &Path) -> bool {
 }
 
 /// Removes a cgroup and all below it, once what is killed there is gone.
-fn remove(cgroup: &Path) -> Result<()> {
+pub(crate) fn remove(cgroup: &Path) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(20);
     while is_populated(cgroup) {
         if Instant::now() > until {
