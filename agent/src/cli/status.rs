@@ -9,10 +9,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use kube::Client;
 
 use super::sessions::Out;
+pub(super) use read::client;
 use read::read;
-use summary::Summary;
+use summary::{NodeState, Summary};
 
 /// Show how Bailiff is doing in the cluster: nodes, pods, targets, policies and certificates
 ///
@@ -50,13 +52,14 @@ enum Format {
 }
 
 /// The exit status where the cluster can't be asked: 1 says that something in it isn't well.
-const CANNOT_ASK: u8 = 2;
+pub(super) const CANNOT_ASK: u8 = 2;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let cluster = match runtime.block_on(read(args.kubeconfig.as_deref())) {
+    let asked = runtime.block_on(async { read(&client(args.kubeconfig.as_deref()).await?).await });
+    let cluster = match asked {
         Ok(cluster) => cluster,
         Err(error) => {
             eprintln!("bailiff: {error:#}");
@@ -74,4 +77,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Whether all is well, and in a line how much there is of what.
+pub(super) async fn in_a_line(asked: &Client) -> Result<(bool, String)> {
+    let summary = Summary::of(read(asked).await?, jiff::Timestamp::now());
+    let ready = summary
+        .nodes
+        .iter()
+        .filter(|node| node.state == NodeState::Ready)
+        .count();
+    let objects = || summary.targets.iter().chain(&summary.policies);
+    let refused = objects().filter(|object| object.judged.status == "False").count();
+    let line = format!(
+        "{ready} of {} nodes ready, {} pods not covered, {refused} of {} Targets and Policies refused or held back",
+        summary.nodes.len(),
+        summary.not_covered.len(),
+        objects().count(),
+    );
+    Ok((summary.ok, line))
 }

@@ -27,13 +27,13 @@ pub(super) fn check() -> Vec<Finding> {
 fn program_types() -> Finding {
     match probe::missing_program_types() {
         Ok(missing) if missing.is_empty() => Finding::ok("program types", "all that it takes"),
-        Ok(missing) => Finding::missing(
+        Ok(missing) => Finding::fails(
             "program types",
             format!("without {}", missing.join(", ")),
             "the hooks can't be attached",
             "run a kernel with CONFIG_CGROUP_BPF, CONFIG_NET_CLS_BPF and CONFIG_BPF_EVENTS",
         ),
-        Err(error) => Finding::missing(
+        Err(error) => Finding::fails(
             "program types",
             first_line(&error),
             "what the kernel has isn't known",
@@ -45,13 +45,13 @@ fn program_types() -> Finding {
 fn programs() -> Finding {
     match probe::verify_programs() {
         Ok(count) => Finding::ok("kernel programs", format!("{count}, all accepted by this kernel")),
-        Err(error @ KernelError::NoObject { .. }) => Finding::missing(
+        Err(error @ KernelError::NoObject { .. }) => Finding::fails(
             "kernel programs",
             error.to_string(),
             "nothing can be enforced",
             "run `cargo xtask build`",
         ),
-        Err(error) => Finding::missing(
+        Err(error) => Finding::fails(
             "kernel programs",
             first_line(&error),
             "nothing can be enforced",

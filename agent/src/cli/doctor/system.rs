@@ -8,7 +8,7 @@ use caps::{CapSet, Capability};
 use super::Finding;
 
 /// The oldest kernel whose hooks Bailiff's programs fit.
-const FLOOR: (u32, u32) = (6, 1);
+pub(super) const FLOOR: (u32, u32) = (6, 1);
 
 /// What the record takes by default, in bytes.
 const RECORD_SPACE: u64 = 1 << 30;
@@ -38,27 +38,32 @@ pub(super) fn check(record: &Path) -> Vec<Finding> {
     findings.push(space(record));
     findings.push(Finding::note(
         "not covered",
-        "Unix sockets that pods share with a database, relays in exempt cgroups, TLS to databases",
+        "Unix sockets that pods share with a database, relays in exempt cgroups",
         "what goes over these is neither decided nor recorded",
         "see ARCHITECTURE.md, \"Absent on purpose, or not there yet\"",
     ));
     findings
 }
 
-fn version(release: &str) -> Finding {
+/// A kernel's version, of what it says itself: `6.1.0-28-amd64`.
+pub(super) fn kernel_of(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release
         .split(|letter: char| !letter.is_ascii_digit())
         .map_while(|number| number.parse::<u32>().ok());
-    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
-        return Finding::missing(
+    Some((numbers.next()?, numbers.next()?))
+}
+
+fn version(release: &str) -> Finding {
+    let Some(kernel) = kernel_of(release) else {
+        return Finding::fails(
             "kernel",
             format!("version {release:?} can't be read"),
             "what the kernel has isn't known",
             "mount /proc",
         );
     };
-    if (major, minor) < FLOOR {
-        return Finding::missing(
+    if kernel < FLOOR {
+        return Finding::fails(
             "kernel",
             release,
             "connections can't be refused with an error that clients retry, so nothing is enforced",
@@ -94,7 +99,7 @@ fn cgroup2(mountinfo: &str) -> Finding {
     match mounts(mountinfo).find(|(_, kind)| *kind == "cgroup2") {
         Some((place, _)) if hybrid => Finding::ok("cgroup2", format!("{place} (hybrid: v1 beside it)")),
         Some((place, _)) => Finding::ok("cgroup2", place),
-        None => Finding::missing(
+        None => Finding::fails(
             "cgroup2",
             "not mounted",
             "there is nothing to hang the hooks on, and pods can't be told apart",
@@ -155,7 +160,7 @@ fn capabilities() -> Finding {
     if lacking.is_empty() {
         return Finding::ok("capabilities", "all that it takes");
     }
-    Finding::missing(
+    Finding::fails(
         "capabilities",
         format!("not held: {}", lacking.join(", ")),
         "the kernel side can't be put in force, and some checks below can't be made",
@@ -193,7 +198,7 @@ fn jit(enabled: &str) -> Finding {
 
 fn clock(source: &str, now: u64) -> Finding {
     if now < CLOCK_FLOOR {
-        return Finding::missing(
+        return Finding::fails(
             "clock",
             "the date lies before 2025",
             "the record's times are wrong",
@@ -234,7 +239,7 @@ fn space(record: &Path) -> Finding {
     let about = match nix::sys::statvfs::statvfs(existing) {
         Ok(about) => about,
         Err(error) => {
-            return Finding::missing(
+            return Finding::fails(
                 "record's disk",
                 format!("{}: {error}", existing.display()),
                 "sessions can't be recorded",
@@ -245,7 +250,7 @@ fn space(record: &Path) -> Finding {
     let free = about.blocks_available().saturating_mul(about.fragment_size());
     let found = format!("{}: {} MiB free", existing.display(), free >> 20);
     if about.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
-        return Finding::missing(
+        return Finding::fails(
             "record's disk",
             format!("{} is read-only", existing.display()),
             "sessions can't be recorded",
@@ -274,9 +279,9 @@ mod tests {
             ("6.1.0-28-amd64", Outcome::Ok),
             ("6.18.3", Outcome::Ok),
             ("10.0", Outcome::Ok),
-            ("5.15.0-100-generic", Outcome::Missing),
-            ("6.0.19", Outcome::Missing),
-            ("", Outcome::Missing),
+            ("5.15.0-100-generic", Outcome::Fails),
+            ("6.0.19", Outcome::Fails),
+            ("", Outcome::Fails),
         ] {
             assert_eq!(version(release).outcome, outcome, "{release}");
         }
@@ -295,14 +300,14 @@ mod tests {
             "{found:?}"
         );
         let none = "31 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu";
-        assert_eq!(cgroup2(none).outcome, Outcome::Missing);
+        assert_eq!(cgroup2(none).outcome, Outcome::Fails);
     }
 
     #[test]
     fn clocks_and_lockdown_are_read() {
         assert_eq!(clock("tsc", CLOCK_FLOOR).outcome, Outcome::Ok);
         assert_eq!(clock("hpet", CLOCK_FLOOR).outcome, Outcome::Note);
-        assert_eq!(clock("tsc", 0).outcome, Outcome::Missing);
+        assert_eq!(clock("tsc", 0).outcome, Outcome::Fails);
         assert_eq!(
             lockdown("none [integrity] confidentiality\n"),
             Finding::ok("lockdown", "integrity")

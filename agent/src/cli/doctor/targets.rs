@@ -15,7 +15,7 @@ pub(super) fn check(config: &Path) -> Vec<Finding> {
     let set = match PolicySet::load(config) {
         Ok(set) => set,
         Err(errors) => {
-            return vec![Finding::missing(
+            return vec![Finding::fails(
                 "configuration",
                 errors.to_string(),
                 "the agent doesn't start with it",
@@ -29,7 +29,7 @@ pub(super) fn check(config: &Path) -> Vec<Finding> {
             return errors
                 .into_iter()
                 .map(|error| {
-                    Finding::missing(
+                    Finding::fails(
                         "files",
                         format!("{}: {}: {}", error.whose, error.file.display(), error.reason),
                         "the agent doesn't start with it",
@@ -100,7 +100,7 @@ fn ends(files: &Snapshot) -> Vec<Finding> {
             let (target, role) = (expiry.target.as_str(), expiry.role);
             let days = (expiry.at - now) / (24 * 3600);
             if expiry.at <= now {
-                Finding::missing(
+                Finding::fails(
                     "certificates",
                     format!("the {role} certificate of target {target} has ended"),
                     "connections to the target fail",

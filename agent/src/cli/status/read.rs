@@ -22,26 +22,33 @@ pub(super) struct Cluster {
     pub(super) nodes: Option<Vec<String>>,
 }
 
-pub(super) async fn read(kubeconfig: Option<&Path>) -> Result<Cluster> {
-    let client = match kubeconfig {
+/// A client as a person has it: as kubectl does, or as the pod that this runs in.
+///
+/// # Errors
+/// When no cluster is known.
+pub(in crate::cli) async fn client(kubeconfig: Option<&Path>) -> Result<Client> {
+    match kubeconfig {
         Some(file) => {
             let access = ClusterAccess {
                 kubeconfig: Some(file.to_owned()),
             };
-            access.client().await?
+            Ok(access.client().await?)
         }
         None => {
             let config = Config::infer()
                 .await
                 .context("no cluster is known here: give --kubeconfig, or set KUBECONFIG")?;
-            Client::try_from(config)?
+            Ok(Client::try_from(config)?)
         }
-    };
+    }
+}
+
+pub(super) async fn read(client: &Client) -> Result<Cluster> {
     let nodes = Api::<Node>::all(client.clone());
     Ok(Cluster {
-        reports: list(&client, &reports()).await?,
-        targets: list(&client, &resource("Target", "targets")).await?,
-        policies: list(&client, &resource("Policy", "policies")).await?,
+        reports: list(client, &reports()).await?,
+        targets: list(client, &resource("Target", "targets")).await?,
+        policies: list(client, &resource("Policy", "policies")).await?,
         // Which have no agent is more than most people may see.
         nodes: match nodes.list_metadata(&ListParams::default()).await {
             Ok(nodes) => Some(nodes.items.iter().map(|node| node.name_any()).collect()),
