@@ -358,7 +358,7 @@ impl Agent {
             Ok(redirect.enroll(id, cookie, port)?)
         })
         .context("the kernel side is gone")??;
-        self.older.of_pod(&pod, &entries(&self.in_force.load()));
+        self.older.of_pod(id);
         Ok(())
     }
 

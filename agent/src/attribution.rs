@@ -84,6 +84,11 @@ impl Attribution {
         });
     }
 
+    /// The pod of a cgroup.
+    pub fn pod(&self, cgroup: CgroupId) -> Option<Arc<PodEntry>> {
+        self.pods.load().get(&cgroup).cloned()
+    }
+
     /// The pods there are.
     pub fn pods(&self) -> Vec<Arc<PodEntry>> {
         self.pods.load().values().cloned().collect()

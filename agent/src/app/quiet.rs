@@ -45,6 +45,7 @@ impl Quiet {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::sleep(Watcher::INTERVAL / 10);
             ticks += 1;
+            self.older.work(|| entries(&self.in_force.load()));
             if self.addresses.have_changed() {
                 let set = self.addresses.resolve(&self.base);
                 if self.enforce(set).is_ok() {
@@ -59,7 +60,7 @@ impl Quiet {
             self.look_at_files();
             self.tell_state();
             match self.watcher.changed() {
-                None => self.older.again(&entries(&self.in_force.load())),
+                None => {}
                 Some((sources, Ok(set))) => {
                     // Before the policies: a session finds what its target's definition names.
                     match Snapshot::read_after(&set, &self.materials.load()) {
@@ -129,7 +130,7 @@ impl Quiet {
         }
         self.in_force.replace(set);
         drop(followers);
-        self.older.of_all(&targets);
+        self.older.of_all();
         Ok(())
     }
 
@@ -190,7 +191,11 @@ impl Quiet {
 
     /// Whether the kernel runs the programs, rather than whether they were attached once.
     fn look_for_detached(&self) {
-        let detached = steer(&self.redirect, |redirect| redirect.detached()).unwrap_or_default();
+        let detached = steer(&self.redirect, |redirect| {
+            redirect.tidy();
+            redirect.detached()
+        });
+        let detached = detached.unwrap_or_default();
         let count = i64::try_from(detached.len()).unwrap_or(i64::MAX);
         if count > 0 && self.metrics.kernel_detached.get() != count {
             tracing::error!(programs = %detached.join(", "), "kernel programs are no longer where they were attached; start bailiff again");

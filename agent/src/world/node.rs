@@ -83,14 +83,11 @@ impl NodePods {
             self.checked = Instant::now();
         }
         let found = self.look();
+        let running: HashMap<CgroupId, &Found> = found.iter().map(|pod| (pod.id, pod)).collect();
         let gone: Vec<CgroupId> = self
             .known
             .iter()
-            .filter(|(id, known)| {
-                !found
-                    .iter()
-                    .any(|pod| pod.id == **id && self.is_meant(pod, known))
-            })
+            .filter(|(id, known)| !running.get(id).is_some_and(|pod| self.is_meant(pod, known)))
             .map(|(id, _)| *id)
             .collect();
         for id in gone {

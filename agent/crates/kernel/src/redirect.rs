@@ -268,6 +268,11 @@ impl Redirect {
         self.links.unguard_link(interface);
     }
 
+    /// Removes what is left of guards whose links went with their pods. To be called now and then.
+    pub fn tidy(&mut self) {
+        self.links.tidy();
+    }
+
     /// Takes everything down: links, maps, pins, and the bpf file system if it was mounted for this.
     pub fn remove(self) -> Result<(), KernelError> {
         self.links.remove();

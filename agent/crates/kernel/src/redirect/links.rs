@@ -1,5 +1,6 @@
 //! Attaching: each program behind a pinned link, so that it outlives the agent, and is replaced in one step.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -52,6 +53,8 @@ pub(super) struct Links {
     guard_by: GuardBy,
     /// Interfaces with a guard.
     guarded: Vec<String>,
+    /// Whether guards have come or gone since interfaces were last looked at; true at first, for what an agent before left.
+    untidy: bool,
 }
 
 /// A program of this agent on the pods' cgroup.
@@ -139,6 +142,7 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         directory,
         guard_by: options.guard_by,
         guarded: Vec::new(),
+        untidy: true,
     })
 }
 
@@ -210,7 +214,7 @@ impl Links {
             GuardBy::Either => by_tcx(guard, interface, &path).or_else(|_| by_filter(guard, interface)),
         };
         attached.map_err(KernelError::bpf(format!("cannot guard {interface}")))?;
-        self.forget_gone_interfaces();
+        self.untidy = true;
         if !self.guarded.iter().any(|guarded| guarded == interface) {
             self.guarded.push(interface.to_owned());
         }
@@ -220,6 +224,7 @@ impl Links {
     /// Takes the guard off an interface, if that is still there.
     pub(super) fn unguard_link(&mut self, interface: &str) {
         self.guarded.retain(|guarded| guarded != interface);
+        self.untidy = true;
         if let Ok(path) = self.guard_path(interface)
             && std::fs::remove_file(path).is_ok()
         {
@@ -265,16 +270,31 @@ impl Links {
         })
     }
 
-    /// Removes pins of guards whose interfaces went with their pods.
-    fn forget_gone_interfaces(&mut self) {
-        self.guarded
-            .retain(|guarded| nix::net::if_::if_nametoindex(guarded.as_str()).is_ok());
+    /// Forgets the guards of interfaces that have gone, and their pins, where guards have come or gone since the last time. All interfaces
+    /// are asked for at once: one after the other would take hundreds of calls for each pod of a full node.
+    pub(super) fn tidy(&mut self) {
+        if !std::mem::take(&mut self.untidy) {
+            return;
+        }
+        let Ok(interfaces) = nix::net::if_::if_nameindex() else {
+            self.untidy = true;
+            return;
+        };
+        let there: HashMap<String, u32> = interfaces
+            .iter()
+            .map(|interface| (interface.name().to_string_lossy().into_owned(), interface.index()))
+            .collect();
+        self.guarded.retain(|guarded| there.contains_key(guarded));
+        let numbers: HashSet<u32> = there.into_values().collect();
         for pin in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let name = pin.file_name();
-            let index = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(HOST_GUARD)?.strip_prefix('_')?.parse().ok());
-            if index.is_some_and(|index: u32| nix::net::if_::if_indextoname(index).is_err()) {
+            let index = name.to_str().and_then(|name| {
+                name.strip_prefix(HOST_GUARD)?
+                    .strip_prefix('_')?
+                    .parse::<u32>()
+                    .ok()
+            });
+            if index.is_some_and(|index| !numbers.contains(&index)) {
                 let _ = std::fs::remove_file(pin.path());
             }
         }
