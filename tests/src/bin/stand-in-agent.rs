@@ -1,6 +1,8 @@
 //! An agent's kernel side in a process of its own, to be killed, stopped and replaced by tests: it takes over what is pinned,
 //! protects the addresses that it is told where nothing is, opens listeners of its own, and checks each connection's origin against what the client says of itself.
 //!
+//! Its heartbeat may be as old as it is told.
+//!
 //! A client sends a line, `PID ADDRESS PORT`, and gets a byte. The end of standard input retires the agent as a take-over
 //! does: it goes on accepting for a grace, and then says how many connections it served and how many origins were wrong.
 
@@ -27,8 +29,8 @@ struct Seen {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [pins, root, netns, protected @ ..] = arguments.as_slice() else {
-        anyhow::bail!("usage: stand-in-agent PINS CGROUP NETNS [ADDRESS:PORT ...]")
+    let [pins, root, netns, max_age, protected @ ..] = arguments.as_slice() else {
+        anyhow::bail!("usage: stand-in-agent PINS CGROUP NETNS SECONDS [ADDRESS:PORT ...]")
     };
     let protected = protected.iter().map(|at| {
         let at: SocketAddr = at.parse()?;
@@ -44,7 +46,7 @@ fn main() -> Result<()> {
         pins: PathBuf::from(pins),
         pods_cgroup: root.join("pods"),
         agent_cgroup: cgroup::id(&root.join("agent"))?,
-        heartbeat_max_age: Duration::from_secs(1),
+        heartbeat_max_age: Duration::from_secs(max_age.parse()?),
         guard_by: GuardBy::default(),
         max_origins: None,
         targets: protected.collect::<Result<_>>()?,
