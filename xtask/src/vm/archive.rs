@@ -8,11 +8,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 
-/// Some releases' packages.
+/// Some releases' packages. What was fetched goes with it.
 pub(super) struct Archive {
     folder: PathBuf,
     /// What this machine has installed doesn't count.
     foreign: bool,
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        // Lists age quickly, and are fetched anew whenever something is missing.
+        let _kept = fs::remove_dir_all(&self.folder);
+    }
 }
 
 impl Archive {
@@ -24,6 +31,8 @@ impl Archive {
     pub(super) fn open(releases: &[&str], foreign: bool) -> Result<Self> {
         let mirrors = Mirrors::of_this_machine()?;
         let folder = super::folder().join("apt").join(releases.join("+"));
+        // What a run that was interrupted left would be unpacked, too.
+        let _gone = fs::remove_dir_all(&folder);
         for part in ["lists/partial", "cache/archives/partial"] {
             let part = folder.join(part);
             fs::create_dir_all(&part).with_context(|| format!("{} can't be made", part.display()))?;
@@ -41,26 +50,24 @@ impl Archive {
         Ok(archive)
     }
 
-    /// The package that this one, which is empty itself, stands for: the first that it depends on.
+    /// The names of the packages that this one depends on; of alternatives the first.
     ///
     /// # Errors
-    /// When there is no such package, or it stands for none.
-    pub(super) fn stood_for(&self, package: &str) -> Result<String> {
-        let shown = shell::capture(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
-        first_dependency(&shown).with_context(|| format!("{package} depends on nothing"))
+    /// When there is no such package.
+    pub(super) fn needs_of(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.apt("apt-cache");
+        command.args(["show", "--no-all-versions", package]);
+        Ok(dependencies(&shell::capture(&mut command)?))
     }
 
-    /// Fetches one package.
+    /// Fetches these packages and nothing else.
     ///
     /// # Errors
-    /// When it can't be had.
-    pub(super) fn fetch(&self, package: &str) -> Result<Vec<PathBuf>> {
-        self.emptied()?;
+    /// When one can't be had.
+    pub(super) fn fetch(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
         let mut command = self.apt("apt-get");
-        command
-            .args(["-q", "download", package])
-            .current_dir(self.packages());
-        shell::run(&mut command, NOT_FETCHED)?;
+        command.args(["-q", "download"]).args(packages);
+        shell::run(command.current_dir(self.packages()), NOT_FETCHED)?;
         self.fetched()
     }
 
@@ -69,7 +76,6 @@ impl Archive {
     /// # Errors
     /// When they can't be had.
     pub(super) fn fetch_with_needs(&self, package: &str, release: &str) -> Result<Vec<PathBuf>> {
-        self.emptied()?;
         let mut command = self.apt("apt-get");
         // Nothing is installed, so whoever installs something just now isn't in the way.
         command.args(["-q", "-y", "-o", "Debug::NoLocking=1", "--download-only"]);
@@ -100,14 +106,6 @@ impl Archive {
         self.folder.join("cache/archives")
     }
 
-    /// What an earlier run that was interrupted left there would be unpacked, too.
-    fn emptied(&self) -> Result<()> {
-        for file in self.fetched().unwrap_or_default() {
-            fs::remove_file(file)?;
-        }
-        Ok(())
-    }
-
     fn fetched(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(self.packages())? {
@@ -123,7 +121,7 @@ impl Archive {
 
 const NOT_FETCHED: &str = "apt-get says above what stands in the way.";
 
-/// Unpacks packages into a folder, and removes them.
+/// Unpacks packages into a folder.
 ///
 /// # Errors
 /// When one can't be unpacked: the disk is full.
@@ -136,7 +134,6 @@ pub(super) fn unpack(packages: &[PathBuf], folder: &Path) -> Result<()> {
             .status()
             .context("dpkg-deb can't be started")?;
         ensure!(status.success(), "{} can't be unpacked", package.display());
-        fs::remove_file(package)?;
     }
     Ok(())
 }
@@ -209,10 +206,16 @@ impl Mirrors {
 
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-fn first_dependency(shown: &str) -> Option<String> {
-    let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
-    let first = depends.split([' ', ',', '|']).next()?;
-    Some(first.to_owned())
+/// Of `Depends: linux-image-6.1.0-50-amd64 (= 6.1.176-1), kmod | other`, the first of each alternatives.
+fn dependencies(shown: &str) -> Vec<String> {
+    shown
+        .lines()
+        .find_map(|line| line.strip_prefix("Depends: "))
+        .into_iter()
+        .flat_map(|depends| depends.split(','))
+        .filter_map(|one| one.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -233,12 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_package_stands_for_what_it_depends_on() {
-        let shown = "Package: linux-image-amd64\nDepends: linux-image-6.1.0-50-amd64 (= 6.1.176-1), other\n";
-        assert_eq!(
-            first_dependency(shown).as_deref(),
-            Some("linux-image-6.1.0-50-amd64")
-        );
-        assert_eq!(first_dependency("Package: a\n"), None);
+    fn dependencies_are_told_without_versions_and_alternatives() {
+        let shown = "Package: a\nDepends: linux-image-6.1.0-50-amd64 (= 6.1.176-1), kmod | other, c\n";
+        assert_eq!(dependencies(shown), ["linux-image-6.1.0-50-amd64", "kmod", "c"]);
+        assert!(dependencies("Package: a\n").is_empty());
     }
 }

@@ -77,6 +77,10 @@ impl Kernel {
 
     /// What a boot loader loads.
     pub(super) fn image(&self) -> PathBuf {
+        let beside_modules = self.modules().join("vmlinuz");
+        if beside_modules.is_file() {
+            return beside_modules;
+        }
         self.root.join("boot").join(format!("vmlinuz-{}", self.version))
     }
 
@@ -108,7 +112,14 @@ impl Kernel {
 fn fetch(choice: Choice, folder: &Path) -> Result<()> {
     shell::heading(&format!("Getting the kernel {}", choice.name()));
     let archive = Archive::open(choice.releases(), true)?;
-    let packages = archive.fetch(&archive.stood_for(PACKAGE)?)?;
+    let mut wanted = beginning_with(&["linux-image-"], archive.needs_of(PACKAGE)?);
+    let image = wanted
+        .first()
+        .with_context(|| format!("{PACKAGE} stands for no kernel"))?;
+    // Newer ones have what is loaded and the modules in packages of their own.
+    let parts = archive.needs_of(image)?;
+    wanted.extend(beginning_with(&["linux-binary-", "linux-modules-"], parts));
+    let packages = archive.fetch(&wanted)?;
     let part = folder.with_file_name(format!("{}.part", choice.name()));
     let _gone = fs::remove_dir_all(&part);
     archive::unpack(&packages, &part)?;
@@ -127,17 +138,15 @@ fn fetch(choice: Choice, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+fn beginning_with(starts: &[&str], mut packages: Vec<String>) -> Vec<String> {
+    packages.retain(|package| starts.iter().any(|start| package.starts_with(start)));
+    packages
+}
+
+/// The name of the one folder of modules.
 fn version(folder: &Path) -> Option<String> {
-    fs::read_dir(folder.join("boot"))
-        .ok()?
-        .flatten()
-        .find_map(|entry| {
-            entry
-                .file_name()
-                .to_str()?
-                .strip_prefix("vmlinuz-")
-                .map(str::to_owned)
-        })
+    let entry = fs::read_dir(folder.join("lib/modules")).ok()?.flatten().next()?;
+    entry.file_name().to_str().map(str::to_owned)
 }
 
 /// The files in modprobe's lines: `insmod /…/virtio.ko` and, for what is built in, `builtin virtio_pci`.
@@ -161,6 +170,22 @@ mod tests {
         assert_eq!(
             to_load(shown),
             [PathBuf::from("/m/netfs.ko.xz"), PathBuf::from("/m/9p.ko.xz")]
+        );
+    }
+
+    #[test]
+    fn packages_are_told_by_how_their_names_begin() {
+        let needs = [
+            "kmod",
+            "linux-binary-7.3-amd64",
+            "linux-modules-7.3-amd64",
+            "linux-base",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        assert_eq!(
+            beginning_with(&["linux-binary-", "linux-modules-"], needs),
+            ["linux-binary-7.3-amd64", "linux-modules-7.3-amd64"]
         );
     }
 

@@ -79,7 +79,8 @@ fn fetch(folder: &Path) -> Result<()> {
     } else {
         (vec![release.as_str(), &security], release.as_str())
     };
-    let packages = Archive::open(&releases, false)?.fetch_with_needs(PACKAGE, from)?;
+    let archive = Archive::open(&releases, false)?;
+    let packages = archive.fetch_with_needs(PACKAGE, from)?;
     let part = folder.with_extension("part");
     let _gone = fs::remove_dir_all(&part);
     archive::unpack(&packages, &part)?;
