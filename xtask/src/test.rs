@@ -58,7 +58,7 @@ pub(crate) struct Args {
     /// Run on other kernels, in an emulated machine.
     #[arg(long, conflicts_with = "fast")]
     vm: bool,
-    /// Which kernels: Debian 12's, Debian 13's, the newest in its backports; the first two if none is given.
+    /// Which kernels, Debian 12's or Debian 13's; both if none is given.
     #[arg(long, value_name = "KERNEL", requires = "vm", value_enum)]
     kernel: Vec<Choice>,
     /// Names of suites or of single test files; all if none is given.

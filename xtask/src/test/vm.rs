@@ -16,13 +16,7 @@ use crate::vm::{Choice, Job, Machine, Parts, Program, Report};
 use crate::{build, cluster, servers, shell};
 
 /// What is run without names: the redirect, attribution, and what doctor says of the kernel.
-const SUITES: [&str; 5] = [
-    "kernel",
-    "doctor",
-    "sandbox_pods",
-    "sandbox_processes",
-    "sandbox_sockets",
-];
+const SUITES: [&str; 3] = ["kernel", "doctor", "sandbox_pods"];
 
 const KERNELS: [Choice; 2] = [Choice::Debian12, Choice::Debian13];
 
@@ -301,7 +295,7 @@ mod tests {
     #[test]
     fn what_runs_without_names_is_there() {
         let chosen = chosen(&suites::files().unwrap(), &[]).unwrap();
-        for file in ["kernel_redirect", "kernel_origins", "sandbox_processes", "doctor"] {
+        for file in ["kernel_redirect", "kernel_origins", "sandbox_pods", "doctor"] {
             assert!(chosen.iter().any(|chosen| chosen == file), "{file}");
         }
         assert!(!chosen.iter().any(|file| file.starts_with("postgres")));

@@ -18,9 +18,6 @@ pub(crate) enum Choice {
     /// Debian 13's.
     #[value(name = "6.12")]
     Debian13,
-    /// The newest that Debian 13 has in its backports.
-    #[value(name = "newest")]
-    Newest,
 }
 
 impl Choice {
@@ -29,7 +26,6 @@ impl Choice {
         match self {
             Self::Debian12 => "6.1",
             Self::Debian13 => "6.12",
-            Self::Newest => "newest",
         }
     }
 
@@ -38,7 +34,6 @@ impl Choice {
         match self {
             Self::Debian12 => &["bookworm", "bookworm-security"],
             Self::Debian13 => &["trixie", "trixie-security"],
-            Self::Newest => &["trixie-backports"],
         }
     }
 }
@@ -77,10 +72,6 @@ impl Kernel {
 
     /// What a boot loader loads.
     pub(super) fn image(&self) -> PathBuf {
-        let beside_modules = self.modules().join("vmlinuz");
-        if beside_modules.is_file() {
-            return beside_modules;
-        }
         self.root.join("boot").join(format!("vmlinuz-{}", self.version))
     }
 
@@ -112,13 +103,8 @@ impl Kernel {
 fn fetch(choice: Choice, folder: &Path) -> Result<()> {
     shell::heading(&format!("Getting the kernel {}", choice.name()));
     let archive = Archive::open(choice.releases(), true)?;
-    let mut wanted = beginning_with(&["linux-image-"], archive.needs_of(PACKAGE)?);
-    let image = wanted
-        .first()
-        .with_context(|| format!("{PACKAGE} stands for no kernel"))?;
-    // Newer ones have what is loaded and the modules in packages of their own.
-    let parts = archive.needs_of(image)?;
-    wanted.extend(beginning_with(&["linux-binary-", "linux-modules-"], parts));
+    let mut wanted = archive.needs_of(PACKAGE)?;
+    wanted.retain(|package| package.starts_with("linux-image-"));
     let packages = archive.fetch(&wanted)?;
     let part = folder.with_file_name(format!("{}.part", choice.name()));
     let _gone = fs::remove_dir_all(&part);
@@ -136,11 +122,6 @@ fn fetch(choice: Choice, folder: &Path) -> Result<()> {
     )?;
     fs::rename(&part, folder)?;
     Ok(())
-}
-
-fn beginning_with(starts: &[&str], mut packages: Vec<String>) -> Vec<String> {
-    packages.retain(|package| starts.iter().any(|start| package.starts_with(start)));
-    packages
 }
 
 /// The name of the one folder of modules.
@@ -170,22 +151,6 @@ mod tests {
         assert_eq!(
             to_load(shown),
             [PathBuf::from("/m/netfs.ko.xz"), PathBuf::from("/m/9p.ko.xz")]
-        );
-    }
-
-    #[test]
-    fn packages_are_told_by_how_their_names_begin() {
-        let needs = [
-            "kmod",
-            "linux-binary-7.3-amd64",
-            "linux-modules-7.3-amd64",
-            "linux-base",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        assert_eq!(
-            beginning_with(&["linux-binary-", "linux-modules-"], needs),
-            ["linux-binary-7.3-amd64", "linux-modules-7.3-amd64"]
         );
     }
 
