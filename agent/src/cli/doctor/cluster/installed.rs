@@ -259,12 +259,13 @@ fn walk(schema: &Value, place: &str, fields: &mut BTreeSet<String>) {
 
 fn privileged(name: &str, found: Option<&Namespace>) -> Finding {
     const CHECK: &str = "namespace";
+    let label = format!("kubectl label namespace {name} pod-security.kubernetes.io/enforce=privileged");
     let Some(found) = found else {
         return Finding::note(
             CHECK,
             format!("{name} isn't there"),
             "there is no place for the agents yet",
-            "kubectl create namespace, and label it pod-security.kubernetes.io/enforce=privileged (docs/install.md)",
+            &format!("kubectl create namespace {name}, then {label}"),
         );
     };
     match found
@@ -277,13 +278,13 @@ fn privileged(name: &str, found: Option<&Namespace>) -> Finding {
             CHECK,
             format!("{name} doesn't say what Pod Security enforces"),
             "where the API server's default isn't `privileged`, agents' pods are refused",
-            "kubectl label namespace it pod-security.kubernetes.io/enforce=privileged",
+            &label,
         ),
         Some(level) => Finding::fails(
             CHECK,
             format!("{name}: Pod Security enforces `{level}`"),
             "agents' pods are refused: they use the node's network, processes and files",
-            "kubectl label namespace it pod-security.kubernetes.io/enforce=privileged --overwrite, and keep it to operators",
+            &format!("{label} --overwrite, and keep it to operators"),
         ),
     }
 }
