@@ -258,7 +258,7 @@ impl NodeLab {
         std::fs::create_dir_all(&cgroup)?;
         let said = std::fs::File::create(&log)?;
         let admin = format!("{}:{ADMIN}", self.cluster.node_address()?);
-        let pins = format!("/sys/fs/bpf/bailiff-test-node-{}", std::process::id());
+        let pins = pins();
         // A shell enters the cgroup: nothing can be done between fork and exec without unsafe code.
         let child = Command::new("sh")
             .args(["-c", "echo 0 >\"$1\" && shift && exec \"$@\"", "sh"])
@@ -317,6 +317,11 @@ impl NodeLab {
     }
 }
 
+/// Where this process' agents pin what they put into the kernel.
+fn pins() -> String {
+    format!("/sys/fs/bpf/bailiff-test-node-{}", std::process::id())
+}
+
 impl Drop for NodeLab {
     fn drop(&mut self) {
         // Other tests' pods need the room.
@@ -330,6 +335,8 @@ impl Drop for NodeLab {
             &self.namespace,
         ];
         let _gone = self.cluster.kubectl(&args);
+        // What an agent left for the next one, which doesn't come.
+        let _gone = std::fs::remove_dir_all(pins());
     }
 }
 
