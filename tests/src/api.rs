@@ -194,7 +194,8 @@ impl ApiLab {
     }
 }
 
-pub(crate) fn target(cluster: &Cluster, keys: &std::path::Path) -> Result<String> {
+/// The API server as a Target `api`, with certificates of the cluster's CA.
+pub fn target(cluster: &Cluster, keys: &std::path::Path) -> Result<String> {
     Ok(format!(
         "apiVersion: bailiff.dev/v1alpha1\nkind: Target\nmetadata: {{ name: api }}\nspec:\n  protocol: kubernetes\n  \
          endpoints: [\"{}\", \"{}\"]\n  tls:\n    client: {{ mode: Require, caCertificateFile: {ca}, caKeyFile: {} }}\n    \
@@ -208,7 +209,8 @@ pub(crate) fn target(cluster: &Cluster, keys: &std::path::Path) -> Result<String
     ))
 }
 
-pub(crate) fn policy(rules: &str) -> String {
+/// A Policy for it with these rules, each indented by four spaces.
+pub fn policy(rules: &str) -> String {
     format!(
         "apiVersion: bailiff.dev/v1alpha1\nkind: Policy\nmetadata: {{ name: agents }}\nspec:\n  targets: [api]\n  rules:\n{rules}"
     )

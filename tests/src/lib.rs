@@ -2,6 +2,7 @@
 
 mod api;
 mod away;
+mod burst;
 mod certificates;
 mod certified;
 mod client;
@@ -32,6 +33,7 @@ mod said;
 mod scrape;
 pub mod secret;
 mod stand_in;
+mod starts;
 mod statements;
 mod terminal;
 mod truth;
@@ -43,8 +45,9 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub use api::ApiLab;
+pub use api::{ApiLab, policy as api_policy, target as api_target};
 pub use away::ApiServer;
+pub use burst::Burst;
 pub use certificates::Authority;
 pub use certified::{Approver, Certified, Encrypted};
 pub use client::{Client, Message, message, say};
@@ -66,10 +69,11 @@ pub use noise::noise;
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use reporting::Reporting;
-pub use running::{Running, until_closed};
+pub use running::{Running, sum_of, until_closed};
 pub use said::{Answer as SaidAnswer, Said};
-pub use scrape::{metric_at, scraped};
+pub use scrape::{metric_at, metrics_at, scraped};
 pub use stand_in::{Asked, Served, StandIn};
+pub use starts::{Start, Starts};
 pub use statements::Statements;
 pub use terminal::{Step, Transcript, on_terminal};
 pub use truth::{Deeds, Witness};

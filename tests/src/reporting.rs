@@ -6,8 +6,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::enforced::events_in;
 use crate::{Cluster, bailiff};
 
 /// A node without a machine, and `bailiff node` for it. Dropping it ends what runs.
@@ -23,6 +24,16 @@ pub struct Reporting {
 impl Reporting {
     /// Makes the Node object, and starts its agent with a token that is bound to it. `hidden` is a folder that isn't there for it.
     pub fn start(cluster: &Cluster, node: &str, hidden: Option<&Path>) -> Result<Self> {
+        Self::start_with(cluster, node, hidden, &[])
+    }
+
+    /// The same with further options of `bailiff node`.
+    pub fn start_with(
+        cluster: &Cluster,
+        node: &str,
+        hidden: Option<&Path>,
+        options: &[&str],
+    ) -> Result<Self> {
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
         cluster.apply(&object.to_string())?;
         let folder = cluster.folder().join(format!("node-{node}"));
@@ -50,6 +61,7 @@ impl Reporting {
             .arg(folder.join("state"))
             .arg("--record-dir")
             .arg(folder.join("record"))
+            .args(options)
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)
@@ -81,6 +93,17 @@ impl Reporting {
         child.kill()?;
         child.wait()?;
         Ok(std::fs::remove_dir(cgroup)?)
+    }
+
+    /// The cgroup in which kubelet would make its pods'.
+    #[must_use]
+    pub fn pods_cgroup(&self) -> PathBuf {
+        self.cgroup.join("pods")
+    }
+
+    /// What the agent recorded so far, in the order in which it was written.
+    pub fn recorded(&self) -> Result<Vec<Value>> {
+        events_in(&self.log.with_file_name("record"))
     }
 
     /// What the agent logged so far.

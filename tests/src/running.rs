@@ -234,6 +234,16 @@ pub(crate) fn metric_of(metrics: &str, name: &str) -> Result<u64> {
     Ok(value.map_or(Ok(0), str::parse)?)
 }
 
+/// The sum over all series of a metric, by its name.
+pub fn sum_of(metrics: &str, name: &str) -> Result<u64> {
+    let series = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let of_it = rest.starts_with('{') || rest.starts_with(' ');
+        of_it.then(|| rest.rsplit(' ').next()).flatten()
+    });
+    Ok(series.map(str::parse::<u64>).sum::<std::result::Result<_, _>>()?)
+}
+
 /// What a peer says until it closes its end, in whichever way.
 pub fn until_closed(stream: &mut impl Read) -> Result<String> {
     let mut said = Vec::new();

@@ -14,6 +14,11 @@ pub fn metric_at(address: &str, name: &str) -> Result<u64> {
     metric_of(&get(address.parse()?, "/metrics")?, name)
 }
 
+/// All metrics, as they are served at an address.
+pub fn metrics_at(address: &str) -> Result<String> {
+    get(address.parse()?, "/metrics")
+}
+
 /// What a Prometheus that scrapes `address` answers to a query: the sum over all series. Waits until it has scraped.
 pub fn scraped(address: &str, query: &str) -> Result<f64> {
     let folder = tempfile::tempdir()?;
