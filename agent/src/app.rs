@@ -162,6 +162,7 @@ impl Agent {
             set: base,
             files,
             state,
+            tell,
         } = First::read(&options, load)?;
         let metrics = Arc::new(Metrics::new()?);
         metrics.awaits_pods.store(options.awaits_pods, Ordering::Release);
@@ -276,6 +277,7 @@ impl Agent {
             last_in_force: options.last_in_force.clone(),
             stop: Arc::clone(&stop),
         };
+        tell(&findings);
         let quiet = std::thread::Builder::new()
             .name("quiet".to_owned())
             .spawn(move || quiet.run())?;

@@ -244,9 +244,11 @@ fn objects_say_on_how_many_nodes_they_are_in_force_and_why_not_on_others() -> Re
         "a secret is told"
     );
 
-    // An agent that can't start for it says so, too.
+    // An agent that can't start says so.
     ensure!(without.stop()?.success());
-    let without = Reporting::start(&cluster, "without", Some(&secrets))?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let admin = ["--admin", &taken.local_addr()?.to_string()];
+    let without = Reporting::start_with(&cluster, "without", Some(&secrets), &admin)?;
     let report = until(&cluster, "nodereports/without", |report| {
         text(report, "/status/dataPath/reason").starts_with("the agent can't start: ")
     })?;
@@ -260,6 +262,15 @@ fn objects_say_on_how_many_nodes_they_are_in_force_and_why_not_on_others() -> Re
         "policies.bailiff.dev/read",
         is("False", "HeldBack", "1/2"),
     )?;
+    drop((without, taken));
+    // One that can goes on by what was in force there, refused as the rest still is.
+    let without = Reporting::start(&cluster, "without", Some(&secrets))?;
+    for (object, reason) in [("read", "InForce"), ("later", "HeldBack")] {
+        until(&cluster, &format!("policies.bailiff.dev/{object}"), |policy| {
+            accepted(policy).1 == reason
+        })
+        .with_context(|| without.log())?;
+    }
 
     // An approver that starts anew writes what has changed meanwhile, and nothing else.
     let version = |what: &str| -> Result<String> {

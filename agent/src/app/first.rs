@@ -13,7 +13,7 @@ use bailiff_policy::{PolicySet, Sources};
 use super::{AgentOptions, told};
 use crate::decide::Load;
 use crate::proxy::{FileError, Snapshot};
-use crate::reports::Wrong;
+use crate::reports::{Findings, Wrong};
 use crate::world::cluster::{read_kept, write_whole};
 
 /// An agent that lives shows it at least as often.
@@ -30,6 +30,8 @@ pub(super) struct First {
     pub(super) files: Snapshot,
     /// How they stand to those that are there.
     pub(super) state: State,
+    /// Tells what is in force, once it is.
+    pub(super) tell: Box<dyn FnOnce(&Findings)>,
 }
 
 /// How what is in force stands to what is there.
@@ -49,7 +51,6 @@ impl First {
     /// # Errors
     /// When they are refused, and nothing else can be in force or needs to be, since another agent holds the node's pods.
     pub(super) fn read(options: &AgentOptions, load: Load) -> Result<Self> {
-        let findings = &options.findings;
         let sources = Sources::read(&options.config);
         let loaded = match load(&sources) {
             Ok(set) => with_files(set).map_err(Refused::Files),
@@ -57,36 +58,37 @@ impl First {
         };
         let refused = match loaded {
             Ok((set, files)) => {
-                findings.loaded(&sources);
                 keep(options.last_in_force.as_deref(), &sources);
                 return Ok(Self {
                     set,
                     files,
                     state: State::Whole,
+                    tell: Box::new(move |findings| findings.loaded(&sources)),
                 });
             }
             Err(refused) => refused,
         };
         let why = refused.told();
-        findings.refused(&sources, &refused.wrong());
+        options.findings.refused(&sources, &refused.wrong());
         let Some(kept) = &options.last_in_force else {
             return Err(why);
         };
         if let Some((before, set, files)) = last(kept, load) {
-            findings.loaded(&before);
-            findings.refused(&sources, &refused.wrong());
             tracing::error!("the policies that were in force on this node before stay: {why:#}");
             return Ok(Self {
                 set,
                 files,
                 state: State::Before,
+                tell: Box::new(move |findings| {
+                    findings.loaded(&before);
+                    findings.refused(&sources, &refused.wrong());
+                }),
             });
         }
         if another_lives(&options.pins) {
             return Err(why.context("the agent that runs here goes on with those that it has"));
         }
         let (set, files, in_force) = partial(&sources, &refused)?;
-        findings.partly(&sources, &refused.wrong(), &in_force);
         tracing::error!(
             "what is refused isn't in force, and everything is denied at the Targets that refused Policies are about: {why:#}"
         );
@@ -94,6 +96,7 @@ impl First {
             set,
             files,
             state: State::Part,
+            tell: Box::new(move |findings| findings.partly(&sources, &refused.wrong(), &in_force)),
         })
     }
 }

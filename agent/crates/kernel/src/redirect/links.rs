@@ -110,17 +110,7 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         let path = directory.join(name);
         let program =
             program(&mut ebpf, name).map_err(KernelError::bpf(format!("there is no program {name}")))?;
-        if path.exists() {
-            let link = sys::object_get(&path)
-                .map_err(KernelError::system(format!("cannot open {}", path.display())))?;
-            let fd = program
-                .fd()
-                .map_err(KernelError::bpf(format!("{name} isn't loaded")))?;
-            sys::link_update(link.as_fd(), fd.as_fd()).map_err(KernelError::system(format!(
-                "cannot replace the program behind {}",
-                path.display()
-            )))?;
-        } else {
+        if !replaced(program, name, &path)? {
             let link =
                 attach_cgroup(program, &cgroup).map_err(KernelError::bpf(format!("cannot attach {name}")))?;
             link.pin(&path)
@@ -144,6 +134,31 @@ pub(super) fn attach(mut ebpf: Ebpf, options: &Options) -> Result<Links, KernelE
         guarded: Vec::new(),
         untidy: true,
     })
+}
+
+/// Replaces the program behind a pinned link, where there is one that is good for anything.
+fn replaced(program: &mut Program, name: &str, path: &Path) -> Result<bool, KernelError> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let link =
+        sys::object_get(path).map_err(KernelError::system(format!("cannot open {}", path.display())))?;
+    let fd = program
+        .fd()
+        .map_err(KernelError::bpf(format!("{name} isn't loaded")))?;
+    match sys::link_update(link.as_fd(), fd.as_fd()) {
+        Ok(()) => Ok(true),
+        // It was on a cgroup that is gone, in whose place there is another.
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            std::fs::remove_file(path)
+                .map_err(KernelError::system(format!("cannot remove {}", path.display())))?;
+            Ok(false)
+        }
+        Err(error) => Err(KernelError::system(format!(
+            "cannot replace the program behind {}",
+            path.display()
+        ))(error)),
+    }
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProgramError> {
