@@ -200,7 +200,7 @@ fn attach_follow_and_forward() -> Result<()> {
         // Neither ends by itself.
         for what in ["attach web", "logs -f web"] {
             let script = format!(
-                "export KUBECTL_REMOTE_COMMAND_WEBSOCKETS={websockets}
+                "export KUBECTL_REMOTE_COMMAND_WEBSOCKETS={websockets}; rm -f /tmp/lines; touch /tmp/lines
                  /programs/kubectl {what} 2>/tmp/error >/tmp/lines & k=$!
                  for i in $(seq 300); do [ $(grep -c '^line' /tmp/lines) -ge 5 ] && break; sleep 0.1; done
                  kill $k; cat /tmp/error >&2; grep -c '^line' /tmp/lines"
