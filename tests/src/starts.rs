@@ -44,6 +44,16 @@ pub struct Start {
     netns: NetnsFd,
 }
 
+/// The machine, as a pod's routes have it.
+const GATEWAY: &str = "169.254.1.1";
+
+/// The hardware addresses of a link's sides, the machine's first. They are made known to both: those that are looked for stand in one table of the
+/// whole machine, of 1,024 places if nobody has changed that.
+fn hardware(address: Ipv4Addr) -> [String; 2] {
+    let [.., high, low] = address.octets();
+    ["02:ba:11:00", "02:ba:11:01"].map(|first| format!("{first}:{high:02x}:{low:02x}"))
+}
+
 impl Starts {
     /// Makes namespaces and links for pods of these uids, with addresses of 198.19.0.0/16 from this one on. What they send to addresses of this machine arrives.
     /// What their processes print goes into files of `folder`.
@@ -69,15 +79,19 @@ impl Starts {
                 netns,
             };
             let (link, netns) = (&pod.link, pod.netns_path());
+            let [here, there] = hardware(address);
             links += &format!(
-                "link add {link} type veth peer name eth0 netns {netns}\nlink set {link} up\nroute add {address}/32 dev {link}\n"
+                "link add {link} address {here} type veth peer name eth0 address {there} netns {netns}\nlink set {link} up\n\
+                 neigh add {address} lladdr {there} dev {link} nud permanent\nroute add {address}/32 dev {link}\n"
             );
             this.pods.push(pod);
         }
         batch(&links)?;
         for pod in &this.pods {
+            let [here, _] = hardware(pod.address);
             let inside = format!(
-                "link set lo up\naddr add {}/32 dev eth0\nlink set eth0 up\nroute add default dev eth0\n",
+                "link set lo up\naddr add {}/32 dev eth0\nlink set eth0 up\nneigh add {GATEWAY} lladdr {here} dev eth0 nud permanent\n\
+                 route add {GATEWAY} dev eth0\nroute add default via {GATEWAY}\n",
                 pod.address
             );
             pod.netns.run_in(|| batch(&inside))??;
