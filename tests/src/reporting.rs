@@ -39,7 +39,7 @@ impl Reporting {
         let folder = cluster.folder().join(format!("node-{node}"));
         std::fs::create_dir_all(&folder)?;
         let kubeconfig = kubeconfig(cluster, &folder.join("kubeconfig"), &token(cluster, node)?)?;
-        let name = format!("bailiff-{}-{node}", std::process::id());
+        let name = name(node);
         let cgroup = cgroups()?.join(&name);
         for inner in ["agent", "pods"] {
             std::fs::create_dir_all(cgroup.join(inner))?;
@@ -55,7 +55,9 @@ impl Reporting {
             .arg(bailiff()?)
             .args(["node", "--node", node, "--kubeconfig"])
             .arg(&kubeconfig)
-            .args(["--pins", &format!("/sys/fs/bpf/{name}"), "--pods-cgroup"])
+            .arg("--pins")
+            .arg(pins(&name))
+            .arg("--pods-cgroup")
             .arg(cgroup.join("pods"))
             .arg("--state-dir")
             .arg(folder.join("state"))
@@ -101,6 +103,18 @@ impl Reporting {
         self.cgroup.join("pods")
     }
 
+    /// Where its programs and maps are pinned.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        pins(&name(&self.node))
+    }
+
+    /// The agent's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.agent.id()
+    }
+
     /// What the agent recorded so far, in the order in which it was written.
     pub fn recorded(&self) -> Result<Vec<Value>> {
         events_in(&self.log.with_file_name("record"))
@@ -123,6 +137,15 @@ impl Reporting {
     pub fn node(&self) -> &str {
         &self.node
     }
+}
+
+/// What this process's agent of a node is called among cgroups and pins.
+fn name(node: &str) -> String {
+    format!("bailiff-{}-{node}", std::process::id())
+}
+
+fn pins(name: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf").join(name)
 }
 
 impl Drop for Reporting {

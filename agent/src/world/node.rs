@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use bailiff_kernel::netns::NetnsFd;
+use bailiff_kernel::netns::{NetnsFd, NetnsNumber};
 use bailiff_kernel::{cgroup, veth};
 use bailiff_model::{CgroupId, Mode, NetnsCookie};
 use bailiff_policy::report::{MAX_REASON, NotCovered, PodCounts, cut};
@@ -31,7 +31,7 @@ pub(crate) struct NodePods {
     root: PathBuf,
     facts: Box<dyn PodFacts>,
     /// The node's own namespace: a process that is only about to enter its pod's is still in it.
-    own: NetnsCookie,
+    own: (NetnsCookie, NetnsNumber),
     known: HashMap<CgroupId, Known>,
     changes: Changes,
     /// When the namespaces of pods that are known were looked at.
@@ -53,7 +53,8 @@ const CHECKED: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Known {
     pod: Arc<ListedPod>,
-    netns: Option<NetnsCookie>,
+    /// Its network namespace, which the agent holds open; none of an exempt pod.
+    netns: Option<(NetnsCookie, NetnsNumber)>,
     /// Its containers, as the agent was told.
     containers: HashMap<CgroupId, String>,
 }
@@ -64,7 +65,7 @@ impl NodePods {
         Ok(Self {
             root: root.to_owned(),
             facts,
-            own: own_netns()?.cookie(),
+            own: identity(&own_netns()?),
             known: HashMap::new(),
             changes: Changes::new(),
             checked: Instant::now(),
@@ -246,16 +247,28 @@ impl NodePods {
         if before.is_some() && !self.checks {
             return Ok(());
         }
+        let (own, own_number) = self.own;
+        if let Some(Some((_, number))) = before {
+            // A full node's namespaces aren't opened each time.
+            let now = if pod.host_network {
+                Some(own_number)
+            } else {
+                found.netns_number(own_number)
+            };
+            if now.is_none_or(|now| now == number) {
+                return Ok(());
+            }
+        }
         let netns = if pod.host_network {
             Some(own_netns()?)
         } else {
-            found.netns(self.own)
+            found.netns(own)
         };
         let Some(netns) = netns else {
             return Ok(());
         };
-        let cookie = netns.cookie();
-        if before == Some(Some(cookie)) {
+        let now = identity(&netns);
+        if before == Some(Some(now)) {
             return Ok(());
         }
         if before.is_some() {
@@ -282,7 +295,7 @@ impl NodePods {
             netns: netns.into_fd(),
             host_links,
         })?;
-        let netns = Some(cookie);
+        let netns = Some(now);
         self.known.insert(
             found.id,
             Known {
@@ -293,6 +306,11 @@ impl NodePods {
         );
         Ok(())
     }
+}
+
+/// What tells a network namespace from all others, and from others that there are now.
+fn identity(netns: &NetnsFd) -> (NetnsCookie, NetnsNumber) {
+    (netns.cookie(), netns.number())
 }
 
 /// The node's own network namespace.

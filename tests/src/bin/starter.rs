@@ -61,6 +61,7 @@ fn main() -> Result<()> {
         // Servers may leave out the farewell.
         anyhow::ensure!(error.kind() == ErrorKind::UnexpectedEof, "{error}");
     }
+    drop(stream);
     let answer = String::from_utf8_lossy(&answer);
     let status: u16 = answer.split_whitespace().nth(1).context("no answer")?.parse()?;
     println!(

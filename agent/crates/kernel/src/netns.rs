@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use bailiff_model::NetnsCookie;
@@ -11,11 +12,34 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::sys;
 
+/// The number of a network namespace among those that there are: cheaper to ask for than its cookie, and given to another once it is gone. Who
+/// holds it open may go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetnsNumber {
+    device: u64,
+    inode: u64,
+}
+
+impl NetnsNumber {
+    /// Of the one that a path such as `/proc/PID/ns/net` leads to.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|found| Self::of(&found))
+    }
+
+    fn of(found: &std::fs::Metadata) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+        }
+    }
+}
+
 /// An open network namespace. It lives at least as long as this.
 #[derive(Debug)]
 pub struct NetnsFd {
     fd: OwnedFd,
     cookie: NetnsCookie,
+    number: NetnsNumber,
 }
 
 impl NetnsFd {
@@ -39,9 +63,12 @@ impl NetnsFd {
 
     /// Takes an open one.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let number = NetnsNumber::of(&file.metadata()?);
         let mut this = Self {
-            fd,
+            fd: file.into(),
             cookie: NetnsCookie(0),
+            number,
         };
         let socket = this.run_in(|| std::net::UdpSocket::bind(("127.0.0.1", 0)).or_else(|_| unbound()))??;
         this.cookie = NetnsCookie(sys::socket_u64(socket.as_fd(), libc::SO_NETNS_COOKIE)?);
@@ -52,6 +79,12 @@ impl NetnsFd {
     #[must_use]
     pub fn cookie(&self) -> NetnsCookie {
         self.cookie
+    }
+
+    /// Its number, while this is open.
+    #[must_use]
+    pub fn number(&self) -> NetnsNumber {
+        self.number
     }
 
     /// The descriptor alone.

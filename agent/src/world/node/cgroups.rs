@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bailiff_kernel::cgroup;
-use bailiff_kernel::netns::NetnsFd;
+use bailiff_kernel::netns::{NetnsFd, NetnsNumber};
 use bailiff_model::{CgroupId, NetnsCookie};
 
 /// `kubepods/burstable/podUID`: classes of service are one level, the pods of guaranteed service lie beside these.
@@ -133,15 +133,27 @@ impl Found {
     /// for nothing. A process that made a namespace of its own could come first: then the pod's others have another, its connections are
     /// refused by the kernel side, and it has only harmed itself.
     pub(super) fn netns(&self, own: NetnsCookie) -> Option<NetnsFd> {
+        self.namespaces()
+            .filter_map(|path| NetnsFd::open(&path).ok())
+            .find(|netns| netns.cookie() != own)
+    }
+
+    /// The number of the same one.
+    pub(super) fn netns_number(&self, own: NetnsNumber) -> Option<NetnsNumber> {
+        self.namespaces()
+            .filter_map(|path| NetnsNumber::at(&path).ok())
+            .find(|number| *number != own)
+    }
+
+    /// Where the namespaces of its first processes are. The oldest is the one that holds the pod's.
+    fn namespaces(&self) -> impl Iterator<Item = PathBuf> {
         let mut processes = Vec::new();
         gather(&self.path, &mut processes);
-        // The oldest is the one that holds the pod's namespace.
         processes.sort_unstable();
         processes
             .into_iter()
             .take(MOST_PROCESSES)
-            .filter_map(|pid| NetnsFd::open(Path::new(&format!("/proc/{pid}/ns/net"))).ok())
-            .find(|netns| netns.cookie() != own)
+            .map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")))
     }
 }
 
