@@ -261,8 +261,9 @@ impl Agent {
     fn start(pods: &Pods, folder: &Path) -> Result<Self> {
         let config = folder.join("config");
         fs::create_dir(&config)?;
-        for file in ["target.yaml", "policy.yaml"] {
-            fs::copy(shell::root().join("examples/bench").join(file), config.join(file))?;
+        for file in ["target.yaml", "policies.yaml"] {
+            let from = shell::root().join("examples/bench").join(file);
+            fs::copy(&from, config.join(file)).with_context(|| format!("reading {}", from.display()))?;
         }
         fs::write(config.join("inventory.yaml"), pods.inventory())?;
         let mut agent = Command::new(shell::root().join("target/release/bailiff"));
