@@ -5,8 +5,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use bailiff_common::{
-    Address, Config, Counter, Enrolment, HAS_ANY_PORT, HAS_PREFIXES, HostKey, MAX_CGROUP_LEVELS, Origin,
-    OriginKey, PREFIX_KEY_HEAD, PrefixKey, Process, Protected, SocketNote,
+    Address, Config, Counter, EndedKey, Enrolment, HAS_ANY_PORT, HAS_PREFIXES, HostKey, MAX_CGROUP_LEVELS,
+    Origin, OriginKey, PREFIX_KEY_HEAD, PrefixKey, Process, Protected, SocketNote,
 };
 
 #[map]
@@ -31,6 +31,9 @@ pub(crate) static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 pub(crate) static ORIGINS: HashMap<OriginKey, Origin> = HashMap::with_max_entries(131_072, 0);
 #[map]
 pub(crate) static PROCESSES: LruHashMap<u32, Process> = LruHashMap::with_max_entries(32_768, 0);
+/// Processes of pods that have ended and forked others before, which may still live.
+#[map]
+pub(crate) static ENDED: LruHashMap<EndedKey, Process> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 #[btf_map]

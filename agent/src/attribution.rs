@@ -116,6 +116,7 @@ impl Attribution {
                 .as_ref()
                 .or_else(|| pod.containers.get(&origin.cgroup))
                 .cloned(),
+            ancestry: origin.ancestry.clone(),
         };
         let caller = Hop {
             kind: HopKind::Pod {

@@ -6,7 +6,7 @@
 #![no_std]
 
 /// Version of every layout in this crate.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// An IPv6 address, or an IPv4 one as IPv4-mapped, in network order.
 pub type Address = [u8; 16];
@@ -27,6 +27,8 @@ pub struct Config {
     pub agent_before: u64,
     /// The root of the hierarchy, where kernel threads are.
     pub root_cgroup: u64,
+    /// The cgroup above all pods.
+    pub pods_cgroup: u64,
     /// A heartbeat older than this counts as none, in nanoseconds.
     pub heartbeat_max_age_ns: u64,
     /// [`HAS_PREFIXES`] and its kind.
@@ -173,27 +175,57 @@ pub struct Process {
     pub started_ns: u64,
     /// Its cgroup when it was forked.
     pub cgroup: u64,
+    /// The cgroups that it was in when it was forked, from the one right below the pods' on; 0 for none. A pod's is one of them.
+    pub within: [u64; LEVELS_OF_PODS],
+    /// When the process that forked it was forked itself; 0 where that wasn't seen.
+    pub parent_started_ns: u64,
     /// The process that forked it.
     pub parent: u32,
     /// How often it has executed a program.
     pub execs: u32,
+    /// How often it has forked. Of two threads that fork at once one may not be counted.
+    pub forks: u32,
+    /// [`SCANNED`].
+    pub flags: u32,
     /// How many of its threads live.
     pub threads: u64,
     /// The program that it executed last, up to a NUL.
     pub executable: [u8; 128],
 }
 
+/// How deep below the pods' cgroup a pod's own may be: kubelet has classes of service in between.
+pub const LEVELS_OF_PODS: usize = 3;
+
+/// The process began before anybody noted it; it was found among those that ran.
+pub const SCANNED: u32 = 1;
+
 impl Default for Process {
     fn default() -> Self {
         Self {
             started_ns: 0,
             cgroup: 0,
+            within: [0; LEVELS_OF_PODS],
+            parent_started_ns: 0,
             parent: 0,
             execs: 0,
+            forks: 0,
+            flags: 0,
             threads: 1,
             executable: [0; 128],
         }
     }
+}
+
+/// A process that has ended, told apart from a later one with its number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EndedKey {
+    /// When it was forked.
+    pub started_ns: u64,
+    /// Its number.
+    pub tgid: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// What the kernel programs count. The numbers are the places in `COUNTERS`.
@@ -276,7 +308,7 @@ macro_rules! layout {
 }
 
 layout! {
-    Config: 40,
+    Config: 48,
     HostKey: 20,
     PrefixKey: 20,
     Protected: 8,
@@ -284,5 +316,6 @@ layout! {
     OriginKey: 48,
     Origin: 96,
     SocketNote: 112,
-    Process: 160,
+    Process: 200,
+    EndedKey: 16,
 }

@@ -4,13 +4,14 @@ mod entries;
 mod links;
 mod maps;
 mod mounts;
+mod processes;
 mod told;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bailiff_common::{Config, Counter, Enrolment};
-use bailiff_model::{CgroupId, FailureMode, NetnsCookie, OriginalDst, ProcessId};
+use bailiff_model::{Ancestry, CgroupId, FailureMode, NetnsCookie, OriginalDst, ProcessId};
 
 use crate::{KernelError, Sweep};
 
@@ -81,6 +82,8 @@ pub struct Origin {
     pub comm: String,
     /// What it executed, where that was seen.
     pub executable: Option<String>,
+    /// From whom it descends.
+    pub ancestry: Ancestry,
     /// Who made the socket, where that is known and was somebody else.
     pub creator: Option<Creator>,
     /// What was asked for.
@@ -133,6 +136,9 @@ impl Redirect {
             root_cgroup: crate::cgroup::id(&crate::cgroup::mount_of(&options.pods_cgroup)?)
                 .map_err(KernelError::system("cannot read the cgroup root"))?
                 .0,
+            pods_cgroup: crate::cgroup::id(&options.pods_cgroup)
+                .map_err(KernelError::system("cannot read the pods' cgroup"))?
+                .0,
             heartbeat_max_age_ns: u64::try_from(options.heartbeat_max_age.as_nanos()).unwrap_or(u64::MAX),
             flags: 0,
             _pad: 0,
@@ -156,6 +162,8 @@ impl Redirect {
             took_over,
         };
         maps::forget_others(&this.options.pins);
+        // By now whoever forks is told of.
+        maps::scan_processes(&this.options)?;
         Ok(this)
     }
 

@@ -61,6 +61,36 @@ pub struct ProcessInfo {
     pub cgroup: CgroupId,
     /// The container that the cgroup belongs to, where that is known.
     pub container: Option<String>,
+    /// From whom it descends.
+    #[serde(default)]
+    pub ancestry: Ancestry,
+}
+
+/// From whom a process descends, by who forked whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ancestry {
+    /// Its ancestors in its pod, its parent first.
+    pub processes: Vec<Ancestor>,
+    /// Whether the last of them, or the process itself where there are none, came into the pod from outside: a container's first process, or that of
+    /// an exec session. Otherwise more came before of which nothing is known.
+    pub complete: bool,
+}
+
+/// A process from which another descends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ancestor {
+    /// Which process.
+    pub id: ProcessId,
+    /// The program that it executed last, where that was seen.
+    pub executable: Option<String>,
+    /// Whether it has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+    /// Whether it was found running rather than seen when it was forked: its own parent may be whom it was given to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub found: bool,
 }
 
 /// What a hop is.

@@ -13,7 +13,7 @@ mod verdict;
 
 pub use address::{ClientAddr, ListenerAddr, OriginalDst};
 pub use api::{ApiRequest, ApiResource, ApiSession, ApiSubject, ApiVerb};
-pub use chain::{Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
+pub use chain::{Ancestor, Ancestry, Chain, Evidence, Hop, HopKind, PodInfo, ProcessInfo};
 pub use id::{CgroupId, NetnsCookie, PodUid, ProcessId, SessionId, SocketCookie, TargetName};
 pub use identity::{
     ANONYMOUS, AUTHENTICATED, BoundPod, Identity, Impersonation, TokenState, UNAUTHENTICATED,

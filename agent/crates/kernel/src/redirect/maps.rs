@@ -14,11 +14,12 @@ use bailiff_common::{
 use bailiff_model::{CgroupId, NetnsCookie, ProcessId};
 
 use super::entries::{Kept, TargetEntry, key, original};
+use super::processes::{self, Processes, text};
 use super::{Creator, FourTuple, Options, Origin};
 use crate::{KernelError, object};
 
 /// Maps that outlive an agent.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 12] = [
     "CONFIG",
     HEARTBEAT,
     "ENROLMENTS",
@@ -27,13 +28,16 @@ const PINNED: [&str; 11] = [
     "PREFIXES",
     "PORTS",
     "ORIGINS",
-    "PROCESSES",
+    PROCESSES,
+    "ENDED",
     "COUNTERS",
     "SOCKETS",
 ];
 
 /// Whichever version an agent is, it shows here that it lives: a number that will never mean anything else.
 const HEARTBEAT: &str = "HEARTBEAT";
+
+const PROCESSES: &str = "PROCESSES";
 
 /// Where this version's maps are. The version is a part of the path: maps of another layout are never misread.
 fn directory(pins: &Path) -> PathBuf {
@@ -78,7 +82,7 @@ pub(super) struct Maps {
 /// What the programs note, which many threads may read at once.
 struct Noted {
     origins: HashMap<MapData, OriginKey, RawOrigin>,
-    processes: HashMap<MapData, u32, Process>,
+    processes: Processes,
 }
 
 /// A reader of origins that belongs to whoever holds it, on whatever thread.
@@ -203,7 +207,10 @@ impl Maps {
             counters: take(ebpf, "COUNTERS")?,
             noted: Arc::new(Noted {
                 origins: take(ebpf, "ORIGINS")?,
-                processes: take(ebpf, "PROCESSES")?,
+                processes: Processes {
+                    living: take(ebpf, PROCESSES)?,
+                    ended: take(ebpf, "ENDED")?,
+                },
             }),
         })
     }
@@ -331,6 +338,19 @@ impl Maps {
     }
 }
 
+/// Notes the pods' processes that ran before anybody told of them.
+pub(super) fn scan_processes(options: &Options) -> Result<(), KernelError> {
+    let path = directory(&options.pins).join(PROCESSES);
+    let open = || -> Result<HashMap<MapData, u32, Process>, MapError> {
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(&path)?))
+    };
+    processes::scan(
+        &options.pods_cgroup,
+        &mut open().map_err(failed("note the processes that run"))?,
+    );
+    Ok(())
+}
+
 impl Origins {
     /// How many there are, together with the places kept for connects under way. It walks the whole map.
     #[must_use]
@@ -342,16 +362,12 @@ impl Origins {
     #[must_use]
     pub fn origin(&self, connection: &FourTuple) -> Option<Origin> {
         let raw = self.0.origins.get(&key(connection), 0).ok()?;
-        let text = |bytes: &[u8]| {
-            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-            String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+        let process = ProcessId {
+            tgid: raw.tgid,
+            start_ns: raw.started_ns,
         };
-        let seen = self
-            .0
-            .processes
-            .get(&raw.tgid, 0)
-            .ok()
-            .filter(|seen| seen.started_ns == raw.started_ns);
+        let processes = &self.0.processes;
+        let seen = processes.of(process).map(|(seen, _)| seen);
         let creator =
             (raw.creator_tgid != 0 && raw.creator_pod_cgroup != raw.pod_cgroup).then_some(Creator {
                 pod_cgroup: CgroupId(raw.creator_pod_cgroup),
@@ -361,16 +377,12 @@ impl Origins {
             netns: NetnsCookie(connection.netns.0),
             pod_cgroup: CgroupId(raw.pod_cgroup),
             cgroup: CgroupId(raw.cgroup),
-            process: ProcessId {
-                tgid: raw.tgid,
-                start_ns: raw.started_ns,
-            },
+            process,
             uid: raw.uid,
             gid: raw.gid,
             comm: text(&raw.comm),
-            executable: seen
-                .filter(|seen| seen.execs > 0)
-                .map(|seen| text(&seen.executable)),
+            executable: seen.as_ref().and_then(processes::executable),
+            ancestry: processes.ancestry(seen.as_ref(), CgroupId(raw.pod_cgroup)),
             creator,
             original: original(raw.destination, raw.port),
         })
