@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::{
-    ALLOW_ALL, Client, Enforced, Message, Postgres, Running, bailiff, can_be_root, policy, say, target,
+    ALLOW_ALL, Client, Enforced, Message, Postgres, Running, bailiff, can_be_root, check, policy, say, target,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -487,5 +487,46 @@ fn a_session_is_shown_as_a_story() -> Result<()> {
     );
     let piped = Command::new("bash").args(["-c", &pipe]).output()?;
     ensure!(piped.status.success() && piped.stderr.is_empty(), "{piped:?}");
+    Ok(())
+}
+
+#[test]
+fn the_story_tells_who_started_the_client() -> Result<()> {
+    let Some(stage) = Stage::new("")? else {
+        return Ok(());
+    };
+    // A shell that starts another in the background, and has ended when that starts psql.
+    let place = format!(
+        "host={} port={} user=postgres",
+        stage.server.address(),
+        Postgres::PORT
+    );
+    let script = "sh -c 'sh -c \"sleep 0.5; psql -XAtqc \\\"select 1\\\" \\\"$1\\\"; :\" sh \"$1\" & :' sh \"$1\"; sleep 3; :";
+    check(&mut stage.enforced.run(&["sh", "-c", script, "sh", &place])?)?;
+    let shown = text(&stage.sessions(&["show", "last"])?.stdout);
+    let line = shown
+        .lines()
+        .find(|line| line.contains("started by"))
+        .context(shown.clone())?;
+    let by: Vec<&str> = line
+        .trim()
+        .trim_start_matches("started by ")
+        .split(", by ")
+        .collect();
+    // Before them come the sandbox's own first processes.
+    let [inner, middle, first, ..] = by.as_slice() else {
+        anyhow::bail!("{shown}")
+    };
+    ensure!(
+        [inner, middle, first]
+            .iter()
+            .all(|process| process.contains("/sh (")),
+        "{shown}"
+    );
+    ensure!(
+        !inner.contains("ended") && middle.contains(", ended)") && !first.contains("ended"),
+        "{shown}"
+    );
+    ensure!(shown.contains("psql of uid"), "{shown}");
     Ok(())
 }

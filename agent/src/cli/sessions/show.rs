@@ -145,6 +145,9 @@ impl Teller {
                 other => self.out.paint(Paint::Yellow, &format!("[{other}]")),
             };
             self.out.line(&format!("  {role:<8} {told} {evidence}"));
+            if let Some(by) = hop.pointer("/kind/pod/process/ancestry").and_then(started_by) {
+                self.out.line(&format!("           {by}"));
+            }
         }
         let application = plain(text(start, "/actor/app_name"));
         let by = if application.is_empty() || application == "-" {
@@ -272,6 +275,28 @@ fn who(pod: &Value) -> String {
         ));
     }
     told
+}
+
+/// From whom a process descends. `None` for one of which that is all known and nothing to tell: it came into the pod from outside.
+fn started_by(ancestry: &Value) -> Option<String> {
+    let mut by: Vec<String> = ancestry
+        .get("processes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|process| {
+            let program = text(process, "/executable");
+            let has_ended = match process.get("ended") {
+                Some(Value::Bool(true)) => ", ended",
+                _ => "",
+            };
+            format!("{} ({}{has_ended})", plain(program), number(process, "/id/tgid"))
+        })
+        .collect();
+    if ancestry.get("complete") != Some(&Value::Bool(true)) {
+        by.push("whom nobody saw".to_owned());
+    }
+    (!by.is_empty()).then(|| format!("started by {}", by.join(", by ")))
 }
 
 fn killed(end: &Value, clock: &Clock) -> String {
