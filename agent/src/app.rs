@@ -23,7 +23,7 @@ use crate::admin::{self, Admin, Serve};
 use crate::attribution::{Attribution, PodEntry};
 use crate::catalog::{CatalogThread, Catalogs};
 use crate::certificates::Certificates;
-use crate::control::Control;
+use crate::control::{Chains, Control};
 use crate::decide::{InForce, Watcher};
 use crate::identity::{ReviewThread, Reviews};
 use crate::metrics::{Metrics, PodState};
@@ -197,6 +197,7 @@ impl Agent {
         let redirect = Arc::new(Mutex::new(Some(redirect)));
         let in_force = Arc::new(InForce::new(set));
         let attribution = Arc::new(Attribution::default());
+        let chains = Chains::new(Arc::clone(&attribution), origins.clone());
         let older = Arc::new(Older::new(sweep, Arc::clone(&attribution), Arc::clone(&metrics)));
         let store = Store::open(StoreOptions {
             directory: options.record.clone(),
@@ -258,7 +259,7 @@ impl Agent {
                 Admin::serving(&serve, Arc::clone(&pages))
             })
             .transpose()?;
-        let control = Control::start(&options.record, Arc::clone(&workers))?;
+        let control = Control::start(&options.record, Arc::clone(&workers), chains)?;
         let stop = Arc::new(AtomicBool::new(false));
         let followers = Arc::<Followers>::default();
         let quiet = Quiet {

@@ -26,6 +26,17 @@ pub struct PodEntry {
     pub containers: Arc<HashMap<CgroupId, String>>,
 }
 
+impl PodEntry {
+    /// The container to which a cgroup of the pod belongs, where that is known.
+    #[must_use]
+    pub fn container_of(&self, cgroup: CgroupId) -> Option<String> {
+        self.container
+            .as_ref()
+            .or_else(|| self.containers.get(&cgroup))
+            .cloned()
+    }
+}
+
 /// The pods of this node, by their cgroups. Read by every connection, changed rarely.
 #[derive(Debug, Default)]
 pub struct Attribution {
@@ -111,11 +122,7 @@ impl Attribution {
             comm: origin.comm.clone(),
             executable: origin.executable.clone(),
             cgroup: origin.cgroup,
-            container: pod
-                .container
-                .as_ref()
-                .or_else(|| pod.containers.get(&origin.cgroup))
-                .cloned(),
+            container: pod.container_of(origin.cgroup),
             ancestry: origin.ancestry.clone(),
         };
         let caller = Hop {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod approver;
+mod chain;
 mod doctor;
 mod node;
 mod record;
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Approver(approver::Args),
+    Chain(chain::Args),
     Doctor(doctor::Args),
     Node(node::Args),
     Record(record::Args),
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         .init();
     let outcome = match cli.command {
         Command::Approver(args) => approver::run(&args),
+        Command::Chain(args) => chain::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Node(args) => node::run(&args),
         Command::Record(args) => record::run(&args),

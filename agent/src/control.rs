@@ -1,10 +1,11 @@
-//! What a person may ask of a running agent: which sessions are open, and to end one.
+//! What a person may ask of a running agent: which sessions are open, to end one, and the chains of processes.
 //!
 //! A Unix socket beside the record, which its owner alone can reach, and which serves root and the agent's own user alone, as the
 //! kernel names them. No pod reaches it: it is no port, and a sandbox sees neither the host's sockets nor the record.
 //!
 //! One request a connection, one line of JSON; the answer is lines of JSON.
 
+mod chains;
 mod client;
 
 use std::io;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use bailiff_model::{HopKind, RecordingLevel, SessionId};
+use bailiff_model::{Chain, HopKind, RecordingLevel, SessionId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -26,6 +27,7 @@ use crate::proxy::Workers;
 use crate::proxy::live::{Killing, Seen};
 use crate::record::recordable;
 
+pub(crate) use chains::Chains;
 pub(crate) use client::{Agents, Killed};
 
 /// How long a request may take to come, and its answer to go.
@@ -53,6 +55,12 @@ pub(crate) enum Request {
         /// Why.
         reason: Option<String>,
     },
+    /// The chain of a session that is open, by its whole id.
+    ChainOfSession(String),
+    /// The chain of a process, by its number.
+    ChainOfProcess(u32),
+    /// The chains of all processes of pods with this name, or `NAMESPACE/NAME`.
+    ChainsOfPods(String),
 }
 
 /// One line of an answer.
@@ -61,6 +69,8 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     /// A session that is open.
     Session(Box<OpenSession>),
+    /// A chain.
+    Chain(Box<Chain>),
     /// The session has ended.
     Ended,
     /// The session was told to end, and hasn't yet.
@@ -147,7 +157,7 @@ pub(crate) struct Control {
 
 impl Control {
     /// Listens beside the record and serves.
-    pub(crate) fn start(record: &Path, workers: Arc<Workers>) -> Result<Self> {
+    pub(crate) fn start(record: &Path, workers: Arc<Workers>, chains: Chains) -> Result<Self> {
         let path = record.join(format!("{PREFIX}{}{SUFFIX}", std::process::id()));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -160,7 +170,7 @@ impl Control {
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, workers, stopped)))?;
+            .spawn(move || runtime.block_on(serve(listener, workers, Arc::new(chains), stopped)))?;
         Ok(Self {
             path,
             stop,
@@ -218,7 +228,7 @@ fn by_descriptor(directory: &std::fs::File, name: &std::ffi::OsStr) -> PathBuf {
         .join(name)
 }
 
-async fn serve(listener: UnixListener, workers: Arc<Workers>, stop: CancellationToken) {
+async fn serve(listener: UnixListener, workers: Arc<Workers>, chains: Arc<Chains>, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -228,14 +238,14 @@ async fn serve(listener: UnixListener, workers: Arc<Workers>, stop: Cancellation
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let workers = Arc::clone(&workers);
+        let (workers, chains) = (Arc::clone(&workers), Arc::clone(&chains));
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &workers)).await;
+            let _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &workers, &chains)).await;
         });
     }
 }
 
-async fn answer(stream: UnixStream, workers: &Workers) -> io::Result<()> {
+async fn answer(stream: UnixStream, workers: &Workers, chains: &Chains) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let (read, mut write) = stream.into_split();
     let own = nix::unistd::Uid::effective().as_raw();
@@ -259,6 +269,30 @@ async fn answer(stream: UnixStream, workers: &Workers) -> io::Result<()> {
             drop(to);
             while let Some(seen) = seen.recv().await {
                 say(&mut write, &Reply::Session(Box::new(OpenSession::new(&seen)))).await?;
+            }
+            say(&mut write, &Reply::Done).await
+        }
+        Ok(Request::ChainOfSession(id)) => {
+            let (to, mut seen) = mpsc::unbounded_channel();
+            workers.list(&to);
+            drop(to);
+            while let Some(seen) = seen.recv().await {
+                if seen.start.session.as_str() == id {
+                    let chain = Chain::clone(&seen.start.chain);
+                    say(&mut write, &Reply::Chain(Box::new(chain))).await?;
+                }
+            }
+            say(&mut write, &Reply::Done).await
+        }
+        Ok(Request::ChainOfProcess(tgid)) => {
+            if let Some(chain) = chains.of_process(tgid) {
+                say(&mut write, &Reply::Chain(Box::new(chain))).await?;
+            }
+            say(&mut write, &Reply::Done).await
+        }
+        Ok(Request::ChainsOfPods(name)) => {
+            for chain in chains.of_pods(&name) {
+                say(&mut write, &Reply::Chain(Box::new(chain))).await?;
             }
             say(&mut write, &Reply::Done).await
         }

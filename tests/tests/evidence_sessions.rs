@@ -1,6 +1,8 @@
 //! `bailiff sessions` beside real agents: what is open is listed, ended on request, and told as a story.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -529,4 +531,133 @@ fn the_story_tells_who_started_the_client() -> Result<()> {
     );
     ensure!(shown.contains("psql of uid"), "{shown}");
     Ok(())
+}
+
+#[test]
+fn the_chain_of_a_process_a_pod_and_a_session_is_told() -> Result<()> {
+    let Some(stage) = Stage::new("")? else {
+        return Ok(());
+    };
+    let place = format!(
+        "host={} port={} user=postgres password=hunter2",
+        stage.server.address(),
+        Postgres::PORT
+    );
+    let script = "echo begun; sh -c 'psql -XAtqc \"select pg_sleep(600)\" \"$1\"; :' sh \"$1\"; :";
+    let mut run = stage.enforced.run(&["sh", "-c", script, "sh", &place])?;
+    let mut run = Ended(
+        run.process_group(0)
+            .stdout(std::process::Stdio::piped())
+            .spawn()?,
+    );
+    let mut begun = String::new();
+    let said = run.0.stdout.take().context("no output")?;
+    BufReader::new(said).read_line(&mut begun)?;
+    ensure!(begun == "begun\n", "{begun}");
+    let chain = |of: &str, format: &str| -> Result<String> {
+        let mut command = Command::new(bailiff()?);
+        command
+            .args(["chain", of, "-o", format, "--dir"])
+            .arg(stage.enforced.record());
+        Ok(text(&check(&mut command)?.stdout))
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    let open = loop {
+        if let [open] = stage.list(&["--open"])?.as_slice() {
+            break open.clone();
+        }
+        ensure!(Instant::now() < until, "no session");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let id = open.get("session").and_then(Value::as_str).context("no id")?;
+
+    let of_session = chain(id, "tree")?;
+    let psql = of_session.lines().last().context("nothing")?;
+    ensure!(
+        psql.contains("/psql (container main, uid 0): ") && psql.contains("password=[masked]"),
+        "{of_session}"
+    );
+    ensure!(psql.contains("[observed]") && psql.contains("└─"), "{of_session}");
+    ensure!(
+        of_session.starts_with("pod default/sh as service account default [observed]"),
+        "{of_session}"
+    );
+    ensure!(
+        of_session.matches("/usr/bin/sh: sh -c").count() == 2,
+        "{of_session}"
+    );
+    ensure!(!of_session.contains("hunter2"), "{of_session}");
+    ensure!(chain("last", "tree")? == of_session);
+
+    // The same of the process itself, and as one leaf of the pod.
+    let number: Vec<char> = psql
+        .chars()
+        .skip_while(|letter| !letter.is_ascii_digit())
+        .take_while(char::is_ascii_digit)
+        .collect();
+    let number: String = number.into_iter().collect();
+    ensure!(chain(&number, "tree")? == of_session, "{number}: {of_session}");
+    let of_pod = chain("default/sh", "tree")?;
+    for line in of_session.lines().skip(1) {
+        let process: Vec<&str> = line
+            .split_whitespace()
+            .skip_while(|word| *word == "└─")
+            .take(2)
+            .collect();
+        let process = process.join(" ");
+        let process = process.trim_end_matches(':');
+        ensure!(of_pod.matches(process).count() == 1, "{process} in\n{of_pod}");
+    }
+
+    let chains: Value = serde_json::from_str(&chain(&number, "json")?)?;
+    let ancestry = chains
+        .pointer("/0/0/kind/pod/process/ancestry")
+        .context("no ancestry")?;
+    ensure!(ancestry.get("complete") == Some(&Value::Bool(true)), "{chains}");
+    let dot = chain(&number, "dot")?;
+    ensure!(
+        dot.starts_with("digraph chain {") && dot.contains("n0 -> n1") && !dot.contains("hunter2"),
+        "{dot}"
+    );
+    let mermaid = chain(&number, "mermaid")?;
+    ensure!(
+        mermaid.starts_with("flowchart LR") && mermaid.contains("n0 --> n1"),
+        "{mermaid}"
+    );
+
+    for (of, why) in [("1", "is in no pod"), ("nobody", "no pod nobody")] {
+        let mut command = Command::new(bailiff()?);
+        let output = command
+            .args(["chain", of, "--dir"])
+            .arg(stage.enforced.record())
+            .output()?;
+        ensure!(
+            !output.status.success() && text(&output.stderr).contains(why),
+            "{output:?}"
+        );
+    }
+    run.end()
+}
+
+/// A command with all that it has started. Dropping it ends it.
+struct Ended(std::process::Child);
+
+impl Ended {
+    fn end(&mut self) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.0.id())?);
+        kill(pid, Signal::SIGTERM)?;
+        // Once more, so that it doesn't wait for the statement.
+        std::thread::sleep(Duration::from_millis(500));
+        let _ended = kill(pid, Signal::SIGTERM);
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.end();
+        }
+    }
 }

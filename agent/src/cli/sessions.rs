@@ -2,7 +2,7 @@
 
 mod kill;
 mod list;
-mod read;
+pub(in crate::cli) mod read;
 mod show;
 mod story;
 mod time;
@@ -30,10 +30,10 @@ enum Command {
 
 /// Where the record is, and how times are told.
 #[derive(Debug, Clone, clap::Args)]
-struct Place {
+pub(in crate::cli) struct Place {
     /// Where the record is
     #[arg(long, value_name = "DIR", default_value = "/var/lib/bailiff/record")]
-    dir: PathBuf,
+    pub(in crate::cli) dir: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -45,13 +45,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Standard output. Whoever reads it may stop reading: that ends the command, and is no failure.
-pub(super) struct Out {
+pub(in crate::cli) struct Out {
     colours: bool,
     closed: bool,
 }
 
 impl Out {
-    pub(super) fn new() -> Self {
+    pub(in crate::cli) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self {
             colours: wanted && std::io::stdout().is_terminal(),
@@ -59,7 +59,7 @@ impl Out {
         }
     }
 
-    pub(super) fn line(&mut self, text: &str) {
+    pub(in crate::cli) fn line(&mut self, text: &str) {
         let mut out = std::io::stdout().lock();
         let written = out
             .write_all(text.as_bytes())
@@ -68,7 +68,7 @@ impl Out {
         self.closed |= written.is_err();
     }
 
-    pub(super) fn paint(&self, paint: Paint, text: &str) -> String {
+    pub(in crate::cli) fn paint(&self, paint: Paint, text: &str) -> String {
         if self.colours && !text.is_empty() {
             format!("\x1b[{}m{text}\x1b[0m", paint.code())
         } else {
@@ -78,7 +78,7 @@ impl Out {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Paint {
+pub(in crate::cli) enum Paint {
     Bold,
     Dim,
     Red,
@@ -99,7 +99,7 @@ impl Paint {
 }
 
 /// What a client chose, made safe for a terminal: control characters are shown, not obeyed.
-pub(super) fn plain(text: &str) -> String {
+pub(in crate::cli) fn plain(text: &str) -> String {
     text.chars()
         .map(|letter| match letter {
             '\n' | '\r' | '\t' => ' ',
@@ -120,7 +120,7 @@ fn is_bidi(letter: char) -> bool {
 }
 
 /// A text of at most so many letters; where it is longer, its end says how much was left out.
-fn folded(text: &str, most: usize) -> String {
+pub(in crate::cli) fn folded(text: &str, most: usize) -> String {
     let letters = text.chars().count();
     if letters <= most {
         return text.to_owned();

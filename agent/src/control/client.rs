@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bailiff_model::Chain;
+
 use super::{OpenSession, PREFIX, Reply, Request, SUFFIX, by_descriptor};
 
 /// How long an agent may take for an answer.
@@ -60,6 +62,35 @@ impl Agents {
         Ok(open)
     }
 
+    /// The chain of a session that is open. None: it isn't.
+    pub(crate) fn chain_of_session(&self, id: &str) -> io::Result<Vec<Chain>> {
+        self.chains(&Request::ChainOfSession(id.to_owned()))
+    }
+
+    /// The chain of a process. None: it is in no pod that an agent here knows.
+    pub(crate) fn chain_of_process(&self, tgid: u32) -> io::Result<Vec<Chain>> {
+        self.chains(&Request::ChainOfProcess(tgid))
+    }
+
+    /// The chains of all processes of pods with a name, or `NAMESPACE/NAME`.
+    pub(crate) fn chains_of_pods(&self, name: &str) -> io::Result<Vec<Chain>> {
+        self.chains(&Request::ChainsOfPods(name.to_owned()))
+    }
+
+    fn chains(&self, request: &Request) -> io::Result<Vec<Chain>> {
+        let mut chains = Vec::new();
+        for socket in &self.sockets {
+            for reply in self.ask(socket, request)? {
+                match reply {
+                    Reply::Chain(chain) => chains.push(*chain),
+                    Reply::Refused(why) => return Err(io::Error::other(why)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(chains)
+    }
+
     /// Ends a session by its whole id.
     pub(crate) fn kill(&self, id: &str, reason: Option<&str>) -> io::Result<Killed> {
         for socket in &self.sockets {
@@ -106,11 +137,11 @@ impl Agents {
             }
         }
         match request {
-            Request::List => Err(io::Error::new(
+            Request::Kill { .. } => Ok(replies),
+            _ => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the agent's answer isn't whole",
             )),
-            Request::Kill { .. } => Ok(replies),
         }
     }
 }

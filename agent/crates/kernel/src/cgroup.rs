@@ -59,6 +59,23 @@ pub fn subtree(path: &Path) -> HashSet<CgroupId> {
     ids
 }
 
+/// The processes in a cgroup and in all below it, each with its own cgroup. Those that come meanwhile may be left out.
+#[must_use]
+pub fn processes(path: &Path) -> Vec<(u32, CgroupId)> {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let own = id(path).unwrap_or(CgroupId(0));
+    let mut found: Vec<_> = text
+        .lines()
+        .filter_map(|line| Some((line.parse().ok()?, own)))
+        .collect();
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(processes(&entry.path()));
+        }
+    }
+    found
+}
+
 /// The calling process's cgroup, below the first mount.
 pub fn current() -> Result<PathBuf, KernelError> {
     current_below(&mount()?)

@@ -17,5 +17,6 @@ pub mod veth;
 pub use connections::Sweep;
 pub use error::KernelError;
 pub use redirect::{
-    Creator, FourTuple, GuardBy, Heartbeat, Options, Origin, Origins, Pulse, Redirect, TargetEntry,
+    Creator, FourTuple, GuardBy, Heartbeat, Options, Origin, Origins, Pulse, Redirect, SeenProcess,
+    TargetEntry,
 };

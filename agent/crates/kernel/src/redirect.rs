@@ -90,6 +90,17 @@ pub struct Origin {
     pub original: OriginalDst,
 }
 
+/// What was noted about a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenProcess {
+    /// Which process.
+    pub id: ProcessId,
+    /// What it executed last, where that was seen.
+    pub executable: Option<String>,
+    /// From whom it descends.
+    pub ancestry: Ancestry,
+}
+
 /// Who made a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Creator {

@@ -8,14 +8,14 @@ use serde_json::Value;
 
 /// How far the files of a record were read.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::cli) struct Reader {
     directory: PathBuf,
     read: BTreeMap<PathBuf, u64>,
 }
 
 impl Reader {
     /// Begins at the record's beginning.
-    pub(super) fn new(directory: &Path) -> Self {
+    pub(in crate::cli) fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
             read: BTreeMap::new(),
@@ -24,7 +24,7 @@ impl Reader {
 
     /// Hands on every event that was written since the last call. A frame without an end is left for later: it is being written,
     /// or a crash cut it off.
-    pub(super) fn more(&mut self, mut event: impl FnMut(Value)) -> Result<()> {
+    pub(in crate::cli) fn more(&mut self, mut event: impl FnMut(Value)) -> Result<()> {
         let files = crate::record::files(&self.directory).with_context(|| {
             format!(
                 "there is no record in {}; give its directory with --dir",
@@ -54,20 +54,20 @@ impl Reader {
     }
 }
 
-pub(super) fn text<'a>(event: &'a Value, place: &str) -> &'a str {
+pub(in crate::cli) fn text<'a>(event: &'a Value, place: &str) -> &'a str {
     event.pointer(place).and_then(Value::as_str).unwrap_or("-")
 }
 
-pub(super) fn number(event: &Value, place: &str) -> u64 {
+pub(in crate::cli) fn number(event: &Value, place: &str) -> u64 {
     event.pointer(place).and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// Which session an event is about.
-pub(super) fn session(event: &Value) -> Option<&str> {
+pub(in crate::cli) fn session(event: &Value) -> Option<&str> {
     event.pointer("/metadata/correlation_uid").and_then(Value::as_str)
 }
 
-pub(super) fn is(event: &Value, kind: &str) -> bool {
+pub(in crate::cli) fn is(event: &Value, kind: &str) -> bool {
     text(event, "/unmapped/event") == kind
 }
 

@@ -147,23 +147,12 @@ impl Found {
 
     /// Where the namespaces of its first processes are. The oldest is the one that holds the pod's.
     fn namespaces(&self) -> impl Iterator<Item = PathBuf> {
-        let mut processes = Vec::new();
-        gather(&self.path, &mut processes);
+        let mut processes = cgroup::processes(&self.path);
         processes.sort_unstable();
         processes
             .into_iter()
             .take(MOST_PROCESSES)
-            .map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")))
-    }
-}
-
-fn gather(folder: &Path, processes: &mut Vec<u32>) {
-    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    processes.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            gather(&entry.path(), processes);
-        }
+            .map(|(pid, _)| PathBuf::from(format!("/proc/{pid}/ns/net")))
     }
 }
 

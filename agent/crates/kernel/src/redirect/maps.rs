@@ -15,7 +15,7 @@ use bailiff_model::{CgroupId, NetnsCookie, ProcessId};
 
 use super::entries::{Kept, TargetEntry, key, original};
 use super::processes::{self, Processes, text};
-use super::{Creator, FourTuple, Options, Origin};
+use super::{Creator, FourTuple, Options, Origin, SeenProcess};
 use crate::{KernelError, object};
 
 /// Maps that outlive an agent.
@@ -356,6 +356,21 @@ impl Origins {
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.origins.keys().flatten().count()
+    }
+
+    /// What was noted about a process that lives, as one of this pod's. One of which nothing was noted has no start.
+    #[must_use]
+    pub fn process(&self, tgid: u32, pod: CgroupId) -> SeenProcess {
+        let processes = &self.0.processes;
+        let seen = processes.living.get(&tgid, 0).ok();
+        SeenProcess {
+            id: ProcessId {
+                tgid,
+                start_ns: seen.map_or(0, |seen| seen.started_ns),
+            },
+            executable: seen.as_ref().and_then(processes::executable),
+            ancestry: processes.ancestry(seen.as_ref(), pod),
+        }
     }
 
     /// What was noted about a connection, while it is open. `None`: it wasn't diverted.
