@@ -39,28 +39,34 @@ impl Tree {
     pub(super) fn of(chains: &[Chain]) -> Self {
         let mut tree = Self::default();
         for chain in chains {
-            let mut level = &mut tree.nodes;
-            for hop in chain.hops() {
-                let grade = match hop.evidence {
-                    Evidence::Observed => "observed",
-                    Evidence::Owned => "owned",
-                    Evidence::Unobserved => "unobserved",
-                };
-                match &hop.kind {
-                    HopKind::Pod { pod, process } => {
-                        level = place(level, Key::Pod(pod.uid.to_string()), || told_of_pod(pod), grade);
-                        if let Some(process) = process {
-                            level = descend(level, process);
-                        }
+            tree.add(chain);
+        }
+        tree
+    }
+
+    /// Nothing is ever `None` here: what was placed is there.
+    fn add(&mut self, chain: &Chain) -> Option<()> {
+        let mut level = &mut self.nodes;
+        for hop in chain.hops() {
+            let grade = match hop.evidence {
+                Evidence::Observed => "observed",
+                Evidence::Owned => "owned",
+                Evidence::Unobserved => "unobserved",
+            };
+            match &hop.kind {
+                HopKind::Pod { pod, process } => {
+                    level = place(level, Key::Pod(pod.uid.to_string()), || told_of_pod(pod), grade)?;
+                    if let Some(process) = process {
+                        level = descend(level, process)?;
                     }
-                    HopKind::Unknown { why } => {
-                        let told = || format!("somebody unknown: {}", plain(why));
-                        level = place(level, Key::Other(why.clone()), told, grade);
-                    }
+                }
+                HopKind::Unknown { why } => {
+                    let told = || format!("somebody unknown: {}", plain(why));
+                    level = place(level, Key::Other(why.clone()), told, grade)?;
                 }
             }
         }
-        tree
+        Some(())
     }
 
     pub(super) fn print(&self, out: &mut Out) {
@@ -90,13 +96,13 @@ impl Node {
     }
 }
 
-/// The place of one among its like, made where there is none yet; what is below it.
+/// What is below one, which is added where it isn't there yet.
 fn place<'a>(
     level: &'a mut Vec<Node>,
     key: Key,
     told: impl FnOnce() -> String,
     grade: &'static str,
-) -> &'a mut Vec<Node> {
+) -> Option<&'a mut Vec<Node>> {
     let found = level.iter().position(|node| node.key == key);
     let found = found.unwrap_or_else(|| {
         level.push(Node {
@@ -107,19 +113,19 @@ fn place<'a>(
         });
         level.len() - 1
     });
-    &mut level[found].below
+    level.get_mut(found).map(|node| &mut node.below)
 }
 
 /// A process below its ancestors.
-fn descend<'a>(mut level: &'a mut Vec<Node>, process: &ProcessInfo) -> &'a mut Vec<Node> {
+fn descend<'a>(mut level: &'a mut Vec<Node>, process: &ProcessInfo) -> Option<&'a mut Vec<Node>> {
     let ancestry = &process.ancestry;
     if !ancestry.complete {
         let told = || "whoever came before: nobody saw it".to_owned();
-        level = place(level, Key::Gap, told, "unobserved");
+        level = place(level, Key::Gap, told, "unobserved")?;
     }
     for ancestor in ancestry.processes.iter().rev() {
         let told = || told_of_ancestor(ancestor);
-        level = place(level, Key::Process(ancestor.id), told, graded(ancestor.found));
+        level = place(level, Key::Process(ancestor.id), told, graded(ancestor.found))?;
     }
     let told = || told_of_process(process);
     place(level, Key::Process(process.id), told, graded(false))
