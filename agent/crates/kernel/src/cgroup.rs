@@ -59,21 +59,30 @@ pub fn subtree(path: &Path) -> HashSet<CgroupId> {
     ids
 }
 
-/// The processes in a cgroup and in all below it, each with its own cgroup. Those that come meanwhile may be left out.
+/// The processes in a cgroup and in those below it, each with its own cgroup, to a depth that no runtime needs. Those that come meanwhile may be
+/// left out.
 #[must_use]
 pub fn processes(path: &Path) -> Vec<(u32, CgroupId)> {
+    let mut found = Vec::new();
+    add_processes(path, DEEPEST, &mut found);
+    found
+}
+
+/// A pod may be let make cgroups of its own, as deep as it likes.
+const DEEPEST: usize = 32;
+
+fn add_processes(path: &Path, levels: usize, found: &mut Vec<(u32, CgroupId)>) {
     let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     let own = id(path).unwrap_or(CgroupId(0));
-    let mut found: Vec<_> = text
-        .lines()
-        .filter_map(|line| Some((line.parse().ok()?, own)))
-        .collect();
+    found.extend(text.lines().filter_map(|line| Some((line.parse().ok()?, own))));
+    if levels == 0 {
+        return;
+    }
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(processes(&entry.path()));
+            add_processes(&entry.path(), levels - 1, found);
         }
     }
-    found
 }
 
 /// The calling process's cgroup, below the first mount.
