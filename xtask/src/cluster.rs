@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::packages::{self, Purpose};
+use crate::vm::{self, Choice};
 use crate::{lab, shell};
 
 pub(crate) mod components;
@@ -27,9 +28,9 @@ pub(crate) mod state;
 
 use control_plane::{ControlPlane, Flags};
 use keys::Keys;
-use node::Node;
+use node::{Emulated, Node};
 use place::{Place, Site};
-use state::{Files, Ready};
+use state::{Files, Ready, ReadyNode};
 
 /// A real Kubernetes on this machine.
 ///
@@ -93,6 +94,17 @@ struct Start {
     /// Without a node: pods stay pending.
     #[arg(long, conflicts_with = "nodes")]
     control_plane_only: bool,
+    /// With one node in an emulated machine instead: Debian 12's kernel or the one that is named, and cgroups of the second version alone.
+    /// Takes minutes where the processor doesn't virtualise, and 4 GB of memory.
+    #[arg(
+        long,
+        value_name = "KERNEL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "6.1",
+        conflicts_with_all = ["nodes", "control_plane_only"]
+    )]
+    vm: Option<Choice>,
     #[command(flatten)]
     node: node::Options,
     #[command(flatten)]
@@ -101,7 +113,15 @@ struct Start {
 
 impl Start {
     fn nodes(&self) -> u8 {
-        if self.control_plane_only { 0 } else { self.nodes }
+        if self.control_plane_only || self.vm.is_some() {
+            0
+        } else {
+            self.nodes
+        }
+    }
+
+    fn with_node(&self) -> bool {
+        self.nodes() > 0 || self.vm.is_some()
     }
 }
 
@@ -154,7 +174,11 @@ fn up(files: &Files, start: &Start) -> Result<()> {
         shell::is_root(),
         "a cluster needs addresses, cgroups and namespaces: run this as root"
     );
-    build(start.nodes() > 0)?;
+    build(start.with_node())?;
+    if let Some(choice) = start.vm {
+        // What has to be fetched is told here, and not in the log.
+        vm::Parts::get(choice)?;
+    }
     lab::catch_signals()?;
     // What a cluster that was killed left behind.
     down(files)?;
@@ -167,8 +191,11 @@ fn up(files: &Files, start: &Start) -> Result<()> {
     let said = std::fs::File::create(&log).with_context(|| format!("{} can't be written", log.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["cluster", "serve", "--state"]).arg(files.folder());
-    command.arg(format!("--nodes={}", start.nodes()));
-    command.arg(format!("--max-pods={}", start.node.max_pods));
+    match start.vm {
+        Some(choice) => command.arg(format!("--vm={}", choice.name())),
+        None => command.arg(format!("--nodes={}", start.nodes())),
+    };
+    command.args(start.node.arguments());
     for (name, values) in [
         ("--api-server-flag", &start.flags.api_server_flag),
         ("--controllers-flag", &start.flags.controllers_flag),
@@ -181,7 +208,8 @@ fn up(files: &Files, start: &Start) -> Result<()> {
         .stderr(said)
         .process_group(0)
         .spawn()?;
-    let waited = lab::wait_for("a ready cluster", Duration::from_secs(600), || {
+    let limit = Duration::from_secs(if start.vm.is_some() { 1500 } else { 600 });
+    let waited = lab::wait_for("a ready cluster", limit, || {
         if let Some(status) = child.try_wait()? {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             bail!("it ended ({status}); it said:\n{}", text.trim());
@@ -239,7 +267,17 @@ fn show(ready: &Ready, files: &Files) {
         println!("{:<26} none", "nodes");
     }
     for node in &ready.nodes {
-        println!("{:<26} {}, its pods {}", node.name, node.address, node.pods);
+        let machine = node
+            .kernel
+            .as_ref()
+            .map(|kernel| format!(", in an emulated machine with {kernel}"));
+        println!(
+            "{:<26} {}, its pods {}{}",
+            node.name,
+            node.address,
+            node.pods,
+            machine.unwrap_or_default()
+        );
     }
     println!("{:<26} {}", "audit log", ready.audit_log.display());
     println!("{:<26} {}", "CA", ready.ca.display());
@@ -271,22 +309,31 @@ fn serve(files: &Files, start: &Start, until_end_of_input: bool, may_end: bool) 
     let _forgotten = Forget(files);
     let keys = Keys::create(&files.keys())?;
     let slot = place.slot();
-    let mut control_plane = ControlPlane::start(slot, files, &keys, &start.flags, start.nodes() > 0)?;
+    let mut control_plane = ControlPlane::start(slot, files, &keys, &start.flags, start.with_node())?;
     let mut nodes = Vec::new();
     for site in slot.sites(start.nodes()) {
         // One after the other: then each gets the range of pods that its site says.
         let node = Node::start(site, &place, files, &keys, &start.node, &nodes)?;
         nodes.push(node);
     }
+    let emulated = start.vm.map(|choice| {
+        let site = slot.sites(1).next().context("a cluster has room for a node")?;
+        Emulated::start(choice, site, files, &keys, &start.node)
+    });
+    let mut emulated = emulated.transpose()?;
     let of_nodes = nodes.iter().flat_map(|node| node.components.iter().rev());
     let components = control_plane.components.iter().rev().chain(of_nodes);
-    let names = components.map(|component| component.name.clone()).collect();
-    files.note_ready(slot, &keys, &nodes, names)?;
+    let names = components.map(|component| component.name.clone());
+    let names = names.chain(emulated.iter().map(|node| node.name().to_owned()));
+    let told = nodes.iter().map(ReadyNode::from);
+    let told = told.chain(emulated.iter().map(ReadyNode::from));
+    files.note_ready(slot, &keys, told.collect(), names.collect())?;
     println!("ready");
     let mut failed = false;
     while !ended.load(Ordering::Relaxed) && lab::checkpoint().is_ok() {
         let runs = control_plane.still_runs(files);
         let runs = runs.and_then(|()| nodes.iter_mut().try_for_each(|node| node.still_runs(files)));
+        let runs = runs.and_then(|()| emulated.iter_mut().try_for_each(Emulated::still_runs));
         if !failed
             && !may_end
             && let Err(error) = runs
@@ -297,6 +344,7 @@ fn serve(files: &Files, start: &Start, until_end_of_input: bool, may_end: bool) 
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+    drop(emulated);
     drop(nodes);
     drop(control_plane);
     drop(place);

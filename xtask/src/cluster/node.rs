@@ -1,5 +1,6 @@
 //! A node: containerd, runc and CNI plugins of the distribution, kubelet and kube-proxy, in namespaces of their own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,8 +18,10 @@ use super::state::Files;
 use crate::lab::wait_for;
 
 mod configuration;
+mod emulated;
 mod wires;
 
+pub(crate) use emulated::Emulated;
 pub(crate) use wires::clear;
 
 /// What the operator says of nodes.
@@ -27,6 +30,37 @@ pub(crate) struct Options {
     /// How many pods kubelet runs on a node.
     #[arg(long, value_name = "NUMBER", default_value_t = 110, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) max_pods: u16,
+    /// An archive of an image to put on each node, such as target/image/bailiff.tar of `cargo xtask image`.
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+}
+
+impl Options {
+    /// The archives of further images.
+    ///
+    /// # Errors
+    /// When one isn't there.
+    fn images(&self) -> Result<Vec<PathBuf>> {
+        self.image
+            .iter()
+            .map(|file| {
+                file.canonicalize()
+                    .with_context(|| format!("the image {} can't be read", file.display()))
+            })
+            .collect()
+    }
+
+    /// The arguments that say the same.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let images = self.image.iter().flat_map(|file| {
+            let option = OsString::from("--image");
+            [option, file.into()]
+        });
+        [format!("--max-pods={}", self.max_pods).into()]
+            .into_iter()
+            .chain(images)
+            .collect()
+    }
 }
 
 /// A node that is ready for pods. Dropping it ends it.
@@ -91,7 +125,7 @@ impl Node {
         for other in others {
             wires::between((other.site, &other.inside), (site, &this.inside))?;
         }
-        configuration::write(site, &folder, keys, options)?;
+        configuration::write(site, &folder, keys, options, configuration::Kernel::Shared)?;
 
         let mut containerd = this.inside.command("containerd");
         containerd.arg("--config").arg(folder.join("containerd.toml"));
@@ -99,17 +133,14 @@ impl Node {
         let mut asks = this.inside.command("ctr");
         asks.arg("version");
         this.wait(files, "containerd", || Ok(asks.output()?.status.success()))?;
-        for archive in images::make(&folder)? {
+        let mut archives = images::make(&folder)?.to_vec();
+        archives.extend(options.images()?);
+        for archive in archives {
             let archive = archive.display().to_string();
             this.inside
                 .run(&["ctr", "-n", "k8s.io", "images", "import", &archive])?;
         }
-        let user = User {
-            file: format!("{name}-kubelet"),
-            name: format!("system:node:{name}"),
-            group: Some("system:nodes"),
-        };
-        let kubeconfig = keys.kubeconfig(&user, slot)?;
+        let kubeconfig = keys.kubeconfig(&kubelet_user(site), slot)?;
         let mut kubelet = this.inside.command(program("kubelet"));
         kubelet.arg(format!("--config={}", folder.join("kubelet.json").display()));
         kubelet.arg(format!("--kubeconfig={}", kubeconfig.display()));
@@ -119,21 +150,7 @@ impl Node {
         let mut proxy = this.inside.command(program("kube-proxy"));
         proxy.arg(format!("--config={}", folder.join("kube-proxy.json").display()));
         this.add(files, "kube-proxy", proxy)?;
-        let mut said = String::new();
-        this.wait(files, "the node's readiness", || {
-            let asked = files
-                .kubectl()
-                .args(["get", "node", &name, "-o", READY])
-                .output()?;
-            said = String::from_utf8(asked.stdout)?;
-            Ok(said.starts_with("True 10."))
-        })?;
-        // What the other nodes' routes say must be what the controllers gave away.
-        ensure!(
-            said == format!("True {}", site.pods()),
-            "{name} got another range of pods than {}: {said}",
-            site.pods()
-        );
+        this.wait(files, "the node's readiness", || is_ready(site, files))?;
         Ok(this)
     }
 
@@ -180,6 +197,38 @@ impl Node {
 const FIRST: &str = include_str!("node-first.sh");
 const READY: &str = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status} {.spec.podCIDR}"#;
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// Who kubelet is to the API server.
+fn kubelet_user(site: Site) -> User {
+    let name = site.name();
+    User {
+        file: format!("{name}-kubelet"),
+        name: format!("system:node:{name}"),
+        group: Some("system:nodes"),
+    }
+}
+
+/// Whether the API server calls the node ready.
+///
+/// # Errors
+/// When the controllers gave it another range of pods than what routes say.
+fn is_ready(site: Site, files: &Files) -> Result<bool> {
+    let name = site.name();
+    let asked = files
+        .kubectl()
+        .args(["get", "node", &name, "-o", READY])
+        .output()?;
+    let said = String::from_utf8(asked.stdout)?;
+    if !said.starts_with("True 10.") {
+        return Ok(false);
+    }
+    ensure!(
+        said == format!("True {}", site.pods()),
+        "{name} got another range of pods than {}: {said}",
+        site.pods()
+    );
+    Ok(true)
+}
 
 /// A program that enters these cgroups before it begins: a shell does it, since nothing can be done between fork and exec
 /// without unsafe code.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::components::{self, program};
 use super::keys::Keys;
-use super::node::Node;
-use super::place::{self, Slot};
+use super::node::{Emulated, Node};
+use super::place::{self, Site, Slot};
 use crate::shell;
 
 /// Where a cluster's files are. All lie in one folder.
@@ -59,21 +59,42 @@ pub(crate) struct ReadyNode {
     pub(crate) address: String,
     /// The range of its pods' addresses.
     pub(crate) pods: String,
-    /// The process that holds its namespaces.
-    pub(crate) process: u32,
-    /// Its cgroup of the second version, in which kubelet makes `kubepods`.
-    pub(crate) cgroup: PathBuf,
+    /// The process that holds its namespaces; none for one in a machine of its own.
+    pub(crate) process: Option<u32>,
+    /// Its cgroup of the second version, in which kubelet makes `kubepods`; none of this machine's for one in a machine of its own.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Its kernel's version, for one in a machine of its own.
+    pub(crate) kernel: Option<String>,
 }
 
-impl From<&Node> for ReadyNode {
-    fn from(node: &Node) -> Self {
-        let site = node.site();
+impl ReadyNode {
+    fn at(site: Site) -> Self {
         Self {
             name: site.name(),
             address: site.address().to_string(),
             pods: site.pods(),
-            process: node.process(),
-            cgroup: node.cgroup().to_owned(),
+            process: None,
+            cgroup: None,
+            kernel: None,
+        }
+    }
+}
+
+impl From<&Node> for ReadyNode {
+    fn from(node: &Node) -> Self {
+        Self {
+            process: Some(node.process()),
+            cgroup: Some(node.cgroup().to_owned()),
+            ..Self::at(node.site())
+        }
+    }
+}
+
+impl From<&Emulated> for ReadyNode {
+    fn from(node: &Emulated) -> Self {
+        Self {
+            kernel: Some(node.kernel().to_owned()),
+            ..Self::at(node.site())
         }
     }
 }
@@ -176,7 +197,7 @@ impl Files {
         &self,
         slot: Slot,
         keys: &Keys,
-        nodes: &[Node],
+        nodes: Vec<ReadyNode>,
         components: Vec<String>,
     ) -> Result<Ready> {
         let ready = Ready {
@@ -190,7 +211,7 @@ impl Files {
             ca_key: keys.file("ca.key"),
             audit_log: self.audit_log(),
             programs: components::folder(),
-            nodes: nodes.iter().map(ReadyNode::from).collect(),
+            nodes,
             components,
         };
         let new = self.folder.join("cluster.json.new");

@@ -91,10 +91,10 @@ fn on_kernel(
             .iter()
             .map(|binary| program(binary, &args.rest))
             .collect(),
-        silence: SILENCE.as_secs(),
+        silence: Some(SILENCE.as_secs()),
     };
     let begun = Instant::now();
-    let mut machine = Machine::boot(parts, &job, logs)?;
+    let mut machine = Machine::boot(parts, &job, logs, None)?;
     let mut all = Vec::new();
     let outcome = machine.ready().and_then(|(version, controllers)| {
         println!("{version} is up after {}", shell::human(begun.elapsed()));

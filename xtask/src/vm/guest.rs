@@ -27,8 +27,8 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) programs: Vec<Program>,
-    /// A program that prints nothing for so many seconds is ended.
-    pub(crate) silence: u64,
+    /// A program that prints nothing for so many seconds is ended. `None`: it may be silent.
+    pub(crate) silence: Option<u64>,
 }
 
 /// A program, with the arguments, folder and environment that it would have on the host.
@@ -90,11 +90,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .to_owned(),
     })?;
     for program in &job.programs {
-        if let Err(error) = run_one(program, Duration::from_secs(job.silence), &mut told) {
+        if let Err(error) = run_one(program, patience(&job), &mut told) {
             told.tell(&Report::Failed(format!("{error:#}")))?;
         }
     }
     told.tell(&Report::Done)
+}
+
+/// For how long a program may be silent.
+fn patience(job: &Job) -> Duration {
+    job.silence.map_or(Duration::MAX, Duration::from_secs)
 }
 
 struct Told(File);
@@ -306,10 +311,10 @@ mod tests {
                 folder: "/t".into(),
                 environment: BTreeMap::new(),
             }],
-            silence: 600,
+            silence: Some(600),
         };
         let back: Job = serde_json::from_str(&serde_json::to_string(&job).unwrap()).unwrap();
         assert_eq!(back.programs[0].executable, job.programs[0].executable);
-        assert_eq!(back.silence, 600);
+        assert_eq!(patience(&back), Duration::from_secs(600));
     }
 }

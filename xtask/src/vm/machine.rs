@@ -28,11 +28,11 @@ pub(crate) struct Machine {
 const BOOT: Duration = Duration::from_secs(10 * 60);
 
 impl Machine {
-    /// Boots a kernel, which does a job. Its console is kept in `folder`.
+    /// Boots a kernel, which does a job. Its console is kept in `folder`. `link` is a tap device of this machine, whose other end is the guest's `eth0`.
     ///
     /// # Errors
     /// When QEMU can't be started.
-    pub(crate) fn boot(parts: &Parts, job: &Job, folder: &Path) -> Result<Self> {
+    pub(crate) fn boot(parts: &Parts, job: &Job, folder: &Path, link: Option<&str>) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("{} can't be made", folder.display()))?;
         let file = |name: &str| folder.join(name);
         fs::write(file("job.json"), serde_json::to_vec(job)?)?;
@@ -64,6 +64,15 @@ impl Machine {
         ]);
         qemu.args(["-device", "virtio-rng-pci"]);
 
+        if let Some(link) = link {
+            qemu.args([
+                "-netdev",
+                &format!("tap,id=wire,ifname={link},script=no,downscript=no"),
+            ]);
+            // There is nothing to boot from by this.
+            qemu.args(["-device", "virtio-net-pci,netdev=wire,romfile="]);
+        }
+
         let mut command = with_this_process(&qemu)?;
         command
             .stdin(Stdio::piped())
@@ -89,7 +98,9 @@ impl Machine {
             reports,
             console,
             // The guest ends what hangs by itself; it is given time for that.
-            silence: Duration::from_secs(job.silence).saturating_mul(2),
+            silence: job.silence.map_or(Duration::MAX, |silence| {
+                Duration::from_secs(silence).saturating_mul(2)
+            }),
         })
     }
 
@@ -115,11 +126,7 @@ impl Machine {
     fn next_within(&mut self, patience: Duration) -> Result<Report> {
         match self.reports.recv_timeout(patience) {
             Ok(report) => report,
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                let status = self.child.wait()?;
-                let said = fs::read_to_string(self.console.with_file_name("qemu.log")).unwrap_or_default();
-                bail!("the guest is gone ({status}) {said}\n{}", self.last_words())
-            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => self.gone(),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 self.end();
                 bail!(
@@ -131,6 +138,24 @@ impl Machine {
         }
     }
 
+    /// What it has told meanwhile; `None` where that is nothing.
+    ///
+    /// # Errors
+    /// When it died. The error has the last of its console.
+    pub(crate) fn said(&mut self) -> Result<Option<Report>> {
+        match self.reports.try_recv() {
+            Ok(report) => report.map(Some),
+            Err(mpsc::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::TryRecvError::Disconnected) => self.gone(),
+        }
+    }
+
+    fn gone<T>(&mut self) -> Result<T> {
+        let status = self.child.wait()?;
+        let said = fs::read_to_string(self.console.with_file_name("qemu.log")).unwrap_or_default();
+        bail!("the guest is gone ({status}) {said}\n{}", self.last_words())
+    }
+
     /// Waits for it to turn itself off once its job is done, for a while.
     pub(crate) fn off(mut self) {
         let until = Instant::now() + Duration::from_secs(30);
@@ -139,7 +164,8 @@ impl Machine {
         }
     }
 
-    fn last_words(&self) -> String {
+    /// The last of its console.
+    pub(crate) fn last_words(&self) -> String {
         let text = String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned();
         let mut last: VecDeque<&str> = VecDeque::new();
         for line in text.lines() {

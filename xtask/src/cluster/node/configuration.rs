@@ -11,11 +11,20 @@ use crate::cluster::images;
 use crate::cluster::keys::{Keys, User};
 use crate::cluster::place::Site;
 
+/// Whose kernel a node runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// This machine's: what is set for all of it stays as it is, and its cgroups are hybrid.
+    Shared,
+    /// Its own machine's.
+    Own,
+}
+
 /// Writes it into the node's folder, with the certificate of its kubelet.
 ///
 /// # Errors
 /// When a file can't be written.
-pub(super) fn write(site: Site, folder: &Path, keys: &Keys, options: &Options) -> Result<()> {
+pub(super) fn write(site: Site, folder: &Path, keys: &Keys, options: &Options, kernel: Kernel) -> Result<()> {
     let (slot, name) = (site.slot(), site.name());
     keys.server(&name, &[name.clone(), site.address().to_string()])?;
     let user = User {
@@ -33,19 +42,23 @@ pub(super) fn write(site: Site, folder: &Path, keys: &Keys, options: &Options) -
         fs::create_dir_all(made).with_context(|| format!("{} can't be made", made.display()))?;
     }
     write("resolv.conf", "nameserver 127.0.0.1\n")?;
-    write("containerd.toml", &containerd(&cni))?;
+    write("containerd.toml", &containerd(&cni, kernel))?;
     write("cni-conf/10-bailiff.conflist", &network(site).to_string())?;
-    write("kubelet.json", &kubelet(&name, folder, keys, options).to_string())?;
+    write(
+        "kubelet.json",
+        &kubelet(&name, folder, keys, options, kernel).to_string(),
+    )?;
     write("kube-proxy.json", &kube_proxy(site, &proxy).to_string())
 }
 
-/// `restrict_oom_score_adj`: there may be no right to lower a score below the own.
-fn containerd(networks: &Path) -> String {
+/// `restrict_oom_score_adj`: where the kernel is shared, there may be no right to lower a score below the own.
+fn containerd(networks: &Path, kernel: Kernel) -> String {
+    let restricted = kernel == Kernel::Shared;
     format!(
         r#"version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{}"
-  restrict_oom_score_adj = true
+  restrict_oom_score_adj = {restricted}
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{}"
@@ -78,7 +91,7 @@ fn network(site: Site) -> Value {
 /// The folder of pods that kubelet starts by itself.
 const STATIC: &str = "static";
 
-fn kubelet(name: &str, folder: &Path, keys: &Keys, options: &Options) -> Value {
+fn kubelet(name: &str, folder: &Path, keys: &Keys, options: &Options, kernel: Kernel) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -92,8 +105,7 @@ fn kubelet(name: &str, folder: &Path, keys: &Keys, options: &Options) -> Value {
         "tlsPrivateKeyFile": keys.file(&format!("{name}.key")),
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
-        // The machine's cgroups are hybrid.
-        "failCgroupV1": false,
+        "failCgroupV1": kernel == Kernel::Own,
         "enforceNodeAllocatable": [],
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%"},
         "failSwapOn": false,

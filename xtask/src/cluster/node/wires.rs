@@ -1,6 +1,8 @@
 //! The wires of a node: to the machine, and to the other nodes.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
 
 use super::Inside;
 use crate::cluster::place::{Site, Slot, ip};
@@ -19,6 +21,22 @@ impl Drop for Link {
 /// Removes the machine's ends of the wires of a cluster that was killed.
 pub(crate) fn clear(slot: Slot) {
     slot.sites(Site::MOST).map(Link).for_each(drop);
+}
+
+/// The machine's end of a wire to a node in a machine of its own, which QEMU holds the other end of. What it reaches is what [`to_machine`] says.
+///
+/// # Errors
+/// When the kernel has no tap devices, or the link is there already.
+pub(super) fn tap(site: Site) -> Result<()> {
+    ensure!(
+        Path::new("/dev/net/tun").exists(),
+        "an emulated node's wire is a tap device, and there is no /dev/net/tun: `modprobe tun`"
+    );
+    let (link, near) = (site.link(), format!("{}/30", site.gateway()));
+    ip(&["tuntap", "add", "dev", &link, "mode", "tap"])?;
+    ip(&["addr", "add", &near, "dev", &link])?;
+    ip(&["link", "set", &link, "up"])?;
+    ip(&["route", "add", &site.pods(), "via", &site.address().to_string()])
 }
 
 /// The wire between the machine and the node. The machine reaches pods through it; pods reach the machine, and nothing beyond.
