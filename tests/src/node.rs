@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Agents that this process has started.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 
+/// Images that this process has made.
+static IMAGES: AtomicUsize = AtomicUsize::new(0);
+
 /// There is one test on the node at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
@@ -436,7 +439,10 @@ impl Cluster {
     }
 
     fn image_with(&self, program: &Path, tag: &str, options: &[&str]) -> Result<()> {
-        let archive = self.folder().join("made.tar");
+        // Under another name each time: a machine of its own may remember what it has read.
+        let archive = self
+            .folder()
+            .join(format!("made-{}.tar", IMAGES.fetch_add(1, Ordering::Relaxed)));
         check(
             Command::new(harness_program("xtask")?)
                 .args(["image", "--tag", tag, "--binary"])

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::Cluster;
+use crate::{Cluster, check};
 
-/// A node of a cluster: containerd, kubelet and kube-proxy in namespaces and cgroups of its own.
+/// A node of a cluster: containerd, kubelet and kube-proxy in namespaces and cgroups of its own, or in a machine of its own.
 #[derive(Debug, Clone)]
 pub struct ClusterNode {
     /// Its name.
@@ -17,32 +18,57 @@ pub struct ClusterNode {
     pub address: String,
     /// The range of its pods' addresses.
     pub pods: String,
-    /// The process that holds its namespaces.
-    pub process: u64,
-    /// Its cgroup of the second version, in which kubelet makes `kubepods`.
-    pub cgroup: PathBuf,
+    /// The process that holds its namespaces, where these are of this machine.
+    pub process: Option<u64>,
+    /// Its cgroup of the second version, in which kubelet makes `kubepods`, where it is of this machine.
+    pub cgroup: Option<PathBuf>,
+    /// What leads into it: a command that runs the one that follows.
+    door: Vec<String>,
 }
 
+/// The pod by which commands are run on a node in a machine of its own, and its namespace, whose pods go past the agents.
+const DOOR: (&str, &str) = ("kube-system", "door");
+
 impl ClusterNode {
-    fn of(told: &Value) -> Option<Self> {
-        let text = |name: &str| told.get(name)?.as_str().map(str::to_owned);
-        Some(Self {
-            name: text("name")?,
-            address: text("address")?,
-            pods: text("pods")?,
-            process: told.get("process")?.as_u64()?,
-            cgroup: PathBuf::from(text("cgroup")?),
+    fn of(told: &Value, cluster: &Cluster) -> Result<Self> {
+        let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
+        let known =
+            |name: &str| text(name).with_context(|| format!("cluster.json says no {name} of a node: {told}"));
+        let process = told.get("process").and_then(Value::as_u64);
+        let door = match process {
+            Some(process) => vec![
+                "nsenter".to_owned(),
+                format!("--mount=/proc/{process}/ns/mnt"),
+                format!("--net=/proc/{process}/ns/net"),
+                "--wd=/".to_owned(),
+            ],
+            None => {
+                let (namespace, pod) = DOOR;
+                let words = [
+                    cluster.programs()?.join("kubectl").display().to_string(),
+                    format!("--kubeconfig={}", cluster.kubeconfig()?.display()),
+                    format!("--cache-dir={}", cluster.folder().join("kubectl-cache").display()),
+                ];
+                let inside = ["exec", "-i", "-n", namespace, pod, "--", "chroot", "/host"];
+                words.into_iter().chain(inside.map(str::to_owned)).collect()
+            }
+        };
+        Ok(Self {
+            name: known("name")?,
+            address: known("address")?,
+            pods: known("pods")?,
+            process,
+            cgroup: text("cgroup").map(PathBuf::from),
+            door,
         })
     }
 
-    /// A program of this machine among the node's files and on its network.
+    /// A program of this machine among the node's files and on its network. What isn't a path is looked up there.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new("nsenter");
-        for (namespace, file) in [("mount", "mnt"), ("net", "net")] {
-            command.arg(format!("--{namespace}=/proc/{}/ns/{file}", self.process));
-        }
-        command.arg("--wd=/").arg(program.as_ref());
+        let mut words = self.door.iter();
+        let mut command = Command::new(words.next().map_or("false", String::as_str));
+        command.args(words).arg(program.as_ref());
         command
     }
 
@@ -56,20 +82,64 @@ impl ClusterNode {
 
     /// What is pinned in its bpf file system, beside what the kernel puts there.
     pub fn pinned(&self) -> Result<Vec<String>> {
-        std::fs::read_dir(format!("/proc/{}/root/sys/fs/bpf", self.process))?
-            .map(|pin| Ok(pin?.file_name().to_string_lossy().into_owned()))
-            .filter(|name: &Result<String>| !name.as_ref().is_ok_and(|name| name.ends_with(".debug")))
-            .collect()
+        let listed = check(self.command("ls").arg("/sys/fs/bpf"))?;
+        Ok(String::from_utf8(listed.stdout)?
+            .lines()
+            .filter(|name| !name.ends_with(".debug"))
+            .map(str::to_owned)
+            .collect())
     }
 }
+
+const APART: &str = "the node is in a machine of its own: this test can't run with it";
 
 impl Cluster {
     /// The nodes, in order.
     pub fn nodes(&self) -> Result<Vec<ClusterNode>> {
         let told = self.about("nodes")?.as_array().context("no nodes")?;
-        told.iter()
-            .map(|node| ClusterNode::of(node).with_context(|| format!("cluster.json says of a node {node}")))
-            .collect()
+        told.iter().map(|node| ClusterNode::of(node, self)).collect()
+    }
+
+    /// Whether its node is in an emulated machine.
+    #[must_use]
+    pub fn is_emulated(&self) -> bool {
+        self.about("nodes")
+            .is_ok_and(|nodes| nodes.pointer("/0/kernel").is_some_and(Value::is_string))
+    }
+
+    /// For how long to wait for what takes `seconds` at most: on an emulated node several times as long.
+    #[must_use]
+    pub fn patience(&self, seconds: u64) -> Duration {
+        Duration::from_secs(if self.is_emulated() { 6 * seconds } else { seconds })
+    }
+
+    /// Makes a pod by which commands can be run on a node in a machine of its own: the node's files lie in it as /host.
+    pub(crate) fn open_door(&self) -> Result<()> {
+        let (namespace, name) = DOOR;
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": name},
+            "spec": {
+                "hostNetwork": true, "hostPID": true, "terminationGracePeriodSeconds": 0,
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [{
+                    "name": "main", "image": "bailiff.test/busybox:1", "imagePullPolicy": "Never",
+                    "command": ["sleep", "100000"], "securityContext": {"privileged": true},
+                    "volumeMounts": [{"name": "host", "mountPath": "/host"}],
+                }],
+                "volumes": [{"name": "host", "hostPath": {"path": "/"}}],
+            },
+        });
+        let account = [
+            "wait",
+            "--for=create",
+            "--timeout=60s",
+            "-n",
+            namespace,
+            "serviceaccount/default",
+        ];
+        self.kubectl(&account)?;
+        self.apply(&manifest.to_string())?;
+        self.pod_is_ready(namespace, name)
     }
 
     /// A pod of the service account `agent` in which clients can be run: busybox, and the cluster's programs in /programs. `more` is of
@@ -110,14 +180,8 @@ impl Cluster {
     /// Waits until a pod is ready.
     pub fn pod_is_ready(&self, namespace: &str, name: &str) -> Result<()> {
         let pod = format!("pod/{name}");
-        let args = [
-            "wait",
-            "-n",
-            namespace,
-            "--for=condition=Ready",
-            "--timeout=90s",
-            &pod,
-        ];
+        let timeout = format!("--timeout={}s", self.patience(90).as_secs());
+        let args = ["wait", "-n", namespace, "--for=condition=Ready", &timeout, &pod];
         self.kubectl(&args).map(drop)
     }
 
@@ -138,12 +202,12 @@ impl Cluster {
 
     /// The process that holds the first node's namespaces.
     pub fn node_process(&self) -> Result<u64> {
-        Ok(self.first_node()?.process)
+        self.first_node()?.process.context(APART)
     }
 
     /// The first node's cgroup of the second version, in which kubelet makes `kubepods`.
     pub fn node_cgroup(&self) -> Result<PathBuf> {
-        Ok(self.first_node()?.cgroup)
+        self.first_node()?.cgroup.context(APART)
     }
 
     /// The first node's address.

@@ -21,6 +21,16 @@ fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
 
     // The first installation observes, pods that ran before and pods to come.
     release(cluster, "install", &[])?;
+    let agent = [
+        "exec",
+        "-n",
+        "bailiff",
+        "daemonset/bailiff-agent",
+        "--",
+        "/bailiff",
+    ];
+    let examined = cluster.kubectl(&[&agent[..], &["doctor"]].concat())?;
+    ensure!(examined.contains("This node can enforce"), "{examined}");
     cluster.apply(&objects(cluster)?)?;
     lab.pod("agent", None)?;
     let agent = format!("{}:9464", cluster.node_address()?);
@@ -74,7 +84,8 @@ fn helm_brings_it_to_a_node_and_takes_it_away_again() -> Result<()> {
     })?;
 
     // Nothing is left but what the documentation says: the CRDs and their objects.
-    helm(cluster, &["uninstall", "bailiff", "--wait", "--timeout=120s"])?;
+    let timeout = format!("--timeout={}s", cluster.patience(120).as_secs());
+    helm(cluster, &["uninstall", "bailiff", "--wait", &timeout])?;
     until("direct", cluster, || {
         let seen = lab.kubectl("agent", &GET)?;
         Ok(seen.status.success() && text(&seen.stdout).contains(CANARY))

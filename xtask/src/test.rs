@@ -36,7 +36,8 @@ use suites::Binary;
 /// "burst" in their name, `cargo xtask test fuzz_sql -- FILE` tries one input.
 ///
 /// With --vm, suites run on other kernels: each is booted in an emulated machine, with cgroups of
-/// the second version alone. Emulation is slow, so without names these are few; see CONTRIBUTING.md.
+/// the second version alone; deploy_node and cluster_node run here, with a cluster whose node is in
+/// the machine. Emulation is slow, so without names these are few; see CONTRIBUTING.md.
 ///
 /// A test that can't run here prints a line that starts with "SKIPPED: " and says why. With
 /// CI=true that is a failure. The whole output of each program is kept in target/test-logs/.

@@ -80,13 +80,14 @@ pub fn release(cluster: &Cluster, verb: &str, settings: &[&str]) -> Result<()> {
         format!("--set=image.repository={repository}"),
         format!("--set=image.tag={tag}"),
     );
+    let timeout = format!("--timeout={}s", cluster.patience(180).as_secs());
     let first = [
         verb,
         "bailiff",
         chart,
         "--create-namespace",
         "--wait",
-        "--timeout=180s",
+        &timeout,
         "--set=image.pullPolicy=Never",
         "--set=agent.drainSeconds=3",
         &repository,
@@ -101,7 +102,7 @@ pub fn release(cluster: &Cluster, verb: &str, settings: &[&str]) -> Result<()> {
 
 /// Waits until something is so; where it never is, fails with the agents' logs.
 pub fn until(what: &str, cluster: &Cluster, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + cluster.patience(60);
     while !is_so()? {
         if Instant::now() > end {
             let logs = [

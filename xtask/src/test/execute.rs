@@ -45,6 +45,14 @@ impl AddAssign for Counts {
 /// # Errors
 /// When it can't be started. Failing tests are counted, not errors; so is a program that dies or hangs.
 pub(super) fn binary(plan: &Plan, binary: &Binary) -> Result<Counts> {
+    binary_with(plan, binary, &[])
+}
+
+/// The same with variables of the environment.
+///
+/// # Errors
+/// As [`binary`].
+pub(super) fn binary_with(plan: &Plan, binary: &Binary, environment: &[(&str, &str)]) -> Result<Counts> {
     let mut command = Command::new(&binary.executable);
     // The output of passing tests carries the reasons for which others were skipped.
     command.current_dir(&binary.folder).arg("--show-output");
@@ -54,6 +62,7 @@ pub(super) fn binary(plan: &Plan, binary: &Binary) -> Result<Counts> {
     command.args(&plan.rest);
     // As under `cargo test`, for what looks up its own files.
     command.env("CARGO_MANIFEST_DIR", &binary.folder);
+    command.envs(environment.iter().copied());
     execute(plan, &binary.name, &mut command)
 }
 

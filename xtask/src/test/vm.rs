@@ -8,15 +8,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::execute::{Counts, Ending, Transcript, conclude};
+use super::execute::{self, Counts, Ending, Plan, Transcript, conclude};
 use super::suites::{self, Binary};
 use super::{Args, is_ci};
 use crate::packages::{self, Purpose};
 use crate::vm::{Choice, Job, Machine, Parts, Program, Report};
 use crate::{build, cluster, servers, shell};
 
-/// What is run without names: the redirect, attribution, and what doctor says of the kernel.
-const SUITES: [&str; 3] = ["kernel", "doctor", "sandbox_pods"];
+/// What is run without names: the redirect, attribution, what doctor says of the kernel, and the chart on a node.
+const SUITES: [&str; 4] = ["kernel", "doctor", "sandbox_pods", "deploy_node"];
+
+/// Those that are run here, beside a cluster whose node is in the emulated machine. All others run in the machine.
+const ON_NODE: [&str; 2] = ["cluster_node", "deploy_node"];
+
+/// Says to the tests' harness which kernel a node is to have.
+const NODE_KERNEL: &str = "BAILIFF_TEST_NODE_KERNEL";
 
 const KERNELS: [Choice; 2] = [Choice::Debian12, Choice::Debian13];
 
@@ -49,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         shell::heading(&format!("Kernel {}", parts.version()));
         let logs = shell::root().join("target/test-logs/vm").join(choice.name());
         std::fs::create_dir_all(&logs).with_context(|| format!("{} can't be made", logs.display()))?;
-        let counts = on_kernel(args, &parts, choice.name(), &binaries, &logs)?;
+        let counts = on_kernel(args, &parts, *choice, &binaries, &logs)?;
         table.kernels.push((parts.version().to_owned(), counts));
     }
     table.print(&binaries);
@@ -78,12 +84,53 @@ fn chosen(files: &[String], words: &[String]) -> Result<Vec<String>> {
     Ok(chosen)
 }
 
-/// Runs all of them in one guest, and tells how each came out. When the guest dies, the rest of them have failed.
+/// Runs those of [`ON_NODE`] one after another, each with a cluster and a machine of its own, and the others in one machine. Tells how each came out.
 fn on_kernel(
     args: &Args,
     parts: &Parts,
-    kernel: &str,
+    choice: Choice,
     binaries: &[Binary],
+    logs: &Path,
+) -> Result<Vec<Counts>> {
+    let (outside, inside): (Vec<&Binary>, Vec<&Binary>) = binaries
+        .iter()
+        .partition(|binary| ON_NODE.contains(&binary.name.as_str()));
+    let mut within = Vec::new();
+    if !inside.is_empty() {
+        within = in_machine(args, parts, choice.name(), &inside, logs)?;
+    }
+    let plan = Plan {
+        logs: logs.to_path_buf(),
+        rest: args.rest.clone(),
+        verbose: args.verbose,
+        fuzz_seconds: 0,
+    };
+    let mut beside = Vec::new();
+    for binary in &outside {
+        beside.push(execute::binary_with(
+            &plan,
+            binary,
+            &[(NODE_KERNEL, choice.name())],
+        )?);
+    }
+    let (mut within, mut beside) = (within.into_iter(), beside.into_iter());
+    let counts = binaries.iter().map(|binary| {
+        let from = if ON_NODE.contains(&binary.name.as_str()) {
+            &mut beside
+        } else {
+            &mut within
+        };
+        from.next().context("a suite that didn't run")
+    });
+    counts.collect()
+}
+
+/// Runs all of them in one guest, and tells how each came out. When the guest dies, the rest of them have failed.
+fn in_machine(
+    args: &Args,
+    parts: &Parts,
+    kernel: &str,
+    binaries: &[&Binary],
     logs: &Path,
 ) -> Result<Vec<Counts>> {
     let job = Job {
@@ -299,6 +346,10 @@ mod tests {
             assert!(chosen.iter().any(|chosen| chosen == file), "{file}");
         }
         assert!(!chosen.iter().any(|file| file.starts_with("postgres")));
+        let all = suites::files().unwrap();
+        for file in ON_NODE {
+            assert!(all.iter().any(|known| known == file), "{file}");
+        }
     }
 
     #[test]

@@ -115,7 +115,8 @@ impl Emulated {
     /// # Errors
     /// When it no longer runs, or a node's program in it has ended.
     pub(crate) fn still_runs(&mut self) -> Result<()> {
-        while let Some(report) = self.machine.said()? {
+        let gone = || format!("{} is gone", self.site.name());
+        while let Some(report) = self.machine.said().with_context(gone)? {
             match report {
                 Report::Line(line) => writeln!(self.log, "{line}")?,
                 Report::Ready { kernel, controllers } => {
