@@ -63,7 +63,7 @@ pub use kernel_wire::Wire;
 pub use lab::Lab;
 pub use machine::{Alone, Listing};
 pub use neighbours::Neighbour;
-pub use node::{NodeAgent, NodeLab};
+pub use node::{NodeAgent, NodeLab, image};
 pub use nodes::ClusterNode;
 pub use noise::noise;
 pub use pgbouncer::PgBouncer;

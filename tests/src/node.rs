@@ -421,12 +421,8 @@ impl Drop for NodeAgent {
 }
 
 impl Cluster {
-    /// Makes an image of a static program as `cargo xtask image` does, and puts it on every node.
-    pub fn image_of(&self, program: &Path, tag: &str) -> Result<()> {
-        self.image_with(program, tag, &[])
-    }
-
-    /// The same of the agent as it was built for the tests, with the libraries that it needs: the static one takes minutes to build.
+    /// Makes an image of the agent as it was built for the tests, with the libraries that it needs, and puts it on every node: the static one
+    /// takes minutes to build.
     pub fn image_of_agent(&self, tag: &str) -> Result<()> {
         let stripped = self.folder().join("agent-stripped");
         check(
@@ -435,25 +431,27 @@ impl Cluster {
                 .arg(&stripped)
                 .arg(bailiff()?),
         )?;
-        self.image_with(&stripped, tag, &["--with-libraries"])
-    }
-
-    fn image_with(&self, program: &Path, tag: &str, options: &[&str]) -> Result<()> {
         // Under another name each time: a machine of its own may remember what it has read.
         let archive = self
             .folder()
             .join(format!("made-{}.tar", IMAGES.fetch_add(1, Ordering::Relaxed)));
-        check(
-            Command::new(harness_program("xtask")?)
-                .args(["image", "--tag", tag, "--binary"])
-                .arg(program)
-                .arg("--output")
-                .arg(&archive)
-                .args(options),
-        )?;
+        image(&stripped, tag, &archive, &["--with-libraries"])?;
         for node in self.nodes()? {
             check(node.ctr(&["images", "import"]).arg(&archive))?;
         }
         Ok(())
     }
+}
+
+/// Makes the archive of an image of a program as `cargo xtask image` does, with these further options.
+pub fn image(program: &Path, tag: &str, archive: &Path, options: &[&str]) -> Result<()> {
+    check(
+        Command::new(harness_program("xtask")?)
+            .args(["image", "--tag", tag, "--binary"])
+            .arg(program)
+            .arg("--output")
+            .arg(archive)
+            .args(options),
+    )
+    .map(drop)
 }

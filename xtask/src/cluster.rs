@@ -45,9 +45,10 @@ use state::{Files, Ready, ReadyNode};
 /// signers of certificates) listen on addresses of their own. The service's address, 10.96.0.1:443 for
 /// the first cluster, leads to the API server from this machine and from sandboxes. Each node runs
 /// containerd, kubelet and kube-proxy in namespaces and cgroups of its own; wires join the nodes, so
-/// that pods reach each other. With --vm there is one node instead, in an emulated machine. Its images are made here and hold busybox: bailiff.test/busybox:1. There
-/// is no DNS, and no way out for pods. Several clusters can run beside each other, each in its own
-/// --state folder.
+/// that pods reach each other. With --vm there is one node instead, in an emulated machine. Images are
+/// made here and hold busybox: bailiff.test/busybox:1; --image puts others on the nodes. There is no
+/// DNS, and no way out for pods. Several clusters can run beside each other, each in its own --state
+/// folder.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {

@@ -45,7 +45,7 @@ impl Hierarchies {
         ensure!(
             this.first.iter().any(|(name, _)| name.contains("memory")),
             "a node needs cgroups whose controllers are bound to the first version (hybrid), and here they aren't: \
-             start with --control-plane-only"
+             start with --vm, in whose machine it has a kernel of its own, or with --control-plane-only"
         );
         fs::create_dir_all(this.unified.join("init"))
             .with_context(|| format!("{} can't be made", this.unified.display()))?;

@@ -92,12 +92,15 @@ fn on_kernel(
     binaries: &[Binary],
     logs: &Path,
 ) -> Result<Vec<Counts>> {
-    let (outside, inside): (Vec<&Binary>, Vec<&Binary>) = binaries
+    let (outside, inside): (Vec<(usize, &Binary)>, Vec<(usize, &Binary)>) = binaries
         .iter()
-        .partition(|binary| ON_NODE.contains(&binary.name.as_str()));
-    let mut within = Vec::new();
+        .enumerate()
+        .partition(|(_, binary)| ON_NODE.contains(&binary.name.as_str()));
+    let mut told = Vec::new();
     if !inside.is_empty() {
-        within = in_machine(args, parts, choice.name(), &inside, logs)?;
+        let (places, inside): (Vec<usize>, Vec<&Binary>) = inside.into_iter().unzip();
+        let counts = in_machine(args, parts, choice.name(), &inside, logs)?;
+        told.extend(places.into_iter().zip(counts));
     }
     let plan = Plan {
         logs: logs.to_path_buf(),
@@ -105,24 +108,13 @@ fn on_kernel(
         verbose: args.verbose,
         fuzz_seconds: 0,
     };
-    let mut beside = Vec::new();
-    for binary in &outside {
-        beside.push(execute::binary_with(
-            &plan,
-            binary,
-            &[(NODE_KERNEL, choice.name())],
-        )?);
+    for (place, binary) in outside {
+        let counts = execute::binary_with(&plan, binary, &[(NODE_KERNEL, choice.name())])?;
+        told.push((place, counts));
     }
-    let (mut within, mut beside) = (within.into_iter(), beside.into_iter());
-    let counts = binaries.iter().map(|binary| {
-        let from = if ON_NODE.contains(&binary.name.as_str()) {
-            &mut beside
-        } else {
-            &mut within
-        };
-        from.next().context("a suite that didn't run")
-    });
-    counts.collect()
+    // The table has them in the order in which they were listed.
+    told.sort_by_key(|(place, _)| *place);
+    Ok(told.into_iter().map(|(_, counts)| counts).collect())
 }
 
 /// Runs all of them in one guest, and tells how each came out. When the guest dies, the rest of them have failed.
