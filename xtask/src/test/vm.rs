@@ -92,7 +92,7 @@ fn on_kernel(
     binaries: &[Binary],
     logs: &Path,
 ) -> Result<Vec<Counts>> {
-    let (outside, inside): (Vec<(usize, &Binary)>, Vec<(usize, &Binary)>) = binaries
+    let (outside, inside): (Vec<_>, Vec<_>) = binaries
         .iter()
         .enumerate()
         .partition(|(_, binary)| ON_NODE.contains(&binary.name.as_str()));
