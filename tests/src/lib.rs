@@ -73,7 +73,7 @@ pub use running::{Running, sum_of, until_closed};
 pub use said::{Answer as SaidAnswer, Said};
 pub use scrape::{metric_at, metrics_at, scraped};
 pub use stand_in::{Asked, Served, StandIn};
-pub use starts::{Start, Starts};
+pub use starts::{CgroupForm, Start, Starts};
 pub use statements::Statements;
 pub use terminal::{Step, Transcript, on_terminal};
 pub use truth::{Deeds, Witness};

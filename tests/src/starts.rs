@@ -22,6 +22,7 @@ use crate::check;
 pub struct Starts {
     folder: PathBuf,
     pods_cgroup: PathBuf,
+    form: CgroupForm,
     pods: Vec<Start>,
     /// They end with it.
     input: Option<PipeWriter>,
@@ -30,6 +31,33 @@ pub struct Starts {
 
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How kubelet's driver and the runtime call a pod's cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupForm {
+    /// The driver `cgroupfs`, a pod of guaranteed service.
+    #[default]
+    Cgroupfs,
+    /// The driver `systemd` and containerd, a burstable pod.
+    SystemdContainerd,
+    /// The driver `systemd` and CRI-O with crun, whose containers have a cgroup of their own in their scope; a pod of best effort.
+    SystemdCrio,
+}
+
+impl CgroupForm {
+    /// Below the pods' cgroup, from the outermost on, to the one in which a container's processes are.
+    fn path(self, uid: &str, container: &str) -> PathBuf {
+        let systemd = |class: &str| {
+            let uid = uid.replace('-', "_");
+            Path::new(&format!("kubepods-{class}.slice")).join(format!("kubepods-{class}-pod{uid}.slice"))
+        };
+        match self {
+            Self::Cgroupfs => Path::new(&format!("pod{uid}")).join(container),
+            Self::SystemdContainerd => systemd("burstable").join(format!("cri-containerd-{container}.scope")),
+            Self::SystemdCrio => systemd("besteffort").join(format!("crio-{container}.scope/container")),
+        }
+    }
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -61,6 +89,7 @@ impl Starts {
         let mut this = Self {
             folder: folder.to_owned(),
             pods_cgroup: PathBuf::new(),
+            form: CgroupForm::default(),
             pods: Vec::new(),
             input: None,
             children: Vec::new(),
@@ -99,6 +128,11 @@ impl Starts {
         Ok(this)
     }
 
+    /// Has their cgroups called otherwise than by the driver `cgroupfs`.
+    pub fn call_cgroups(&mut self, form: CgroupForm) {
+        self.form = form;
+    }
+
     /// The pods.
     #[must_use]
     pub fn pods(&self) -> &[Start] {
@@ -118,7 +152,7 @@ impl Starts {
             let said = File::create(self.folder.join(&pod.uid))?;
             let child = Command::new("sh")
                 .args(["-c", script, "sh"])
-                .arg(self.cgroup(pod).join(&pod.container))
+                .arg(self.cgroup(pod))
                 .arg(pod.netns_path())
                 .arg(command.get_program())
                 .args(command.get_args())
@@ -174,14 +208,29 @@ impl Starts {
         }
         self.children.clear();
         for pod in &self.pods {
-            std::fs::remove_dir(self.cgroup(pod).join(&pod.container))?;
             std::fs::remove_dir(self.cgroup(pod))?;
         }
+        self.remove_cgroups();
         Ok(())
     }
 
+    /// That of a pod's container.
     fn cgroup(&self, pod: &Start) -> PathBuf {
-        self.pods_cgroup.join(format!("pod{}", pod.uid))
+        self.pods_cgroup.join(self.form.path(&pod.uid, &pod.container))
+    }
+
+    /// What there still is of them.
+    fn remove_cgroups(&self) {
+        for pod in &self.pods {
+            let cgroup = self.cgroup(pod);
+            for folder in cgroup
+                .ancestors()
+                .take_while(|folder| *folder != self.pods_cgroup)
+            {
+                // One in which others are is the last one's to remove.
+                let _ = std::fs::remove_dir(folder);
+            }
+        }
     }
 }
 
@@ -192,10 +241,7 @@ impl Drop for Starts {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for pod in &self.pods {
-            let _ = std::fs::remove_dir(self.cgroup(pod).join(&pod.container));
-            let _ = std::fs::remove_dir(self.cgroup(pod));
-        }
+        self.remove_cgroups();
         let links: String = self
             .pods
             .iter()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use bailiff_tests::{Burst, Starts, can_be_root, sum_of};
+use bailiff_tests::{Burst, CgroupForm, Starts, can_be_root, sum_of};
 use serde_json::Value;
 
 const STARTS: usize = 1_000;
@@ -148,5 +148,69 @@ fn of_a_thousand_starts_none_is_unattributed_and_none_direct() -> Result<()> {
     starts.end()?;
     burst.until("forgotten", || Ok(burst.metric("bailiff_pods")? == 0))?;
     drop(starts);
+    burst.stop()
+}
+
+#[test]
+fn pods_and_containers_are_known_by_the_names_that_drivers_and_runtimes_give() -> Result<()> {
+    if !can_be_root()? {
+        return Ok(());
+    }
+    let burst = Burst::start()?;
+    let folder = tempfile::tempdir()?;
+    let forms = [
+        ("cgroupfs", CgroupForm::Cgroupfs),
+        ("containerd", CgroupForm::SystemdContainerd),
+        ("crio", CgroupForm::SystemdCrio),
+    ];
+    let mut all = Vec::new();
+    for (number, (name, form)) in (0..).zip(forms) {
+        let pods = burst.pods(&[name.to_owned()])?;
+        let uids: Vec<String> = pods.into_values().collect();
+        let mut starts = Starts::new(&uids, number, folder.path())?;
+        starts.call_cgroups(form);
+        starts.prepare(&burst.agent.pods_cgroup(), |pod| burst.command(pod))?;
+        starts.go()?;
+        let answers = starts.answers()?;
+        ensure!(
+            answers.iter().all(|line| line.contains("\"status\":200")),
+            "{answers:?}"
+        );
+        all.push((name, starts));
+    }
+    burst.until("covered", || {
+        Ok(burst.metric("bailiff_pods{state=\"enforced\"}")? == 3)
+    })?;
+    for (name, starts) in &all {
+        let pod = starts.pods().first().context("no pod")?;
+        let mut process = Value::Null;
+        burst.until("recorded", || {
+            let client = format!("start/{}", pod.uid);
+            let event = burst
+                .agent
+                .recorded()?
+                .into_iter()
+                .find(|event| text(event, "/userAgent") == client);
+            let Some(event) = event else { return Ok(false) };
+            ensure!(
+                text(&event, "/annotations/bailiff.dev~1pod") == format!("{}/{name}", Burst::NAME),
+                "{event}"
+            );
+            let chain: Value = serde_json::from_str(text(&event, "/annotations/bailiff.dev~1chain"))?;
+            process = chain.pointer("/0/kind/pod/process").cloned().unwrap_or_default();
+            Ok(true)
+        })?;
+        // Kubelet, which would tell its name, isn't there.
+        ensure!(text(&process, "/container") == pod.container, "{name}: {process}");
+        ensure!(
+            process.pointer("/ancestry/complete") == Some(&Value::Bool(true)),
+            "{name}: {process}"
+        );
+    }
+    for (_, starts) in &mut all {
+        starts.end()?;
+    }
+    burst.until("forgotten", || Ok(burst.metric("bailiff_pods")? == 0))?;
+    drop(all);
     burst.stop()
 }
