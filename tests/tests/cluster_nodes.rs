@@ -1,5 +1,7 @@
 //! Two nodes beside each other: pods on both, which reach each other as on any cluster.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result, ensure};
 use bailiff_tests::{Cluster, ClusterOptions, can_be_root};
 use serde_json::Value;
@@ -93,14 +95,12 @@ fn pods_on_two_nodes_reach_each_other_and_a_service_of_both() -> Result<()> {
             "{} isn't in:\n{seen}",
             pod.address
         );
-        // Both stand behind the Service; by chance it is 1 in 2^39 that one doesn't answer in 40 times.
-        let answered = inside("for i in $(seq 40); do wget -qO- http://$WEB_SERVICE_HOST || exit 1; done")?;
-        for name in [&pod.name, &far.name] {
-            ensure!(
-                answered.contains(name.as_str()),
-                "{name} never answered {}",
-                pod.name
-            );
+        // Both stand behind the Service, on each node once its kube-proxy has heard of them.
+        let until = Instant::now() + cluster.patience(60);
+        let mut answered = String::new();
+        while !pods.iter().all(|pod| answered.contains(&pod.name)) {
+            ensure!(Instant::now() < until, "only {answered:?} answered {}", pod.name);
+            answered += &inside("for i in $(seq 10); do wget -qO- http://$WEB_SERVICE_HOST || exit 1; done")?;
         }
         inside("nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null")?;
         // Its node's kubelet made its cgroup below the node's own.
