@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use bailiff_kernel::netns::{NetnsFd, NetnsNumber};
 use bailiff_kernel::{cgroup, veth};
-use bailiff_model::{CgroupId, Mode, NetnsCookie};
+use bailiff_model::{CgroupId, Mode};
 use bailiff_policy::report::{MAX_REASON, NotCovered, PodCounts, cut};
 
 use crate::app::{Agent, PodSpec};
@@ -31,7 +31,7 @@ pub(crate) struct NodePods {
     root: PathBuf,
     facts: Box<dyn PodFacts>,
     /// The node's own namespace: a process that is only about to enter its pod's is still in it.
-    own: (NetnsCookie, NetnsNumber),
+    own: NetnsNumber,
     known: HashMap<CgroupId, Known>,
     changes: Changes,
     /// When the namespaces of pods that are known were looked at.
@@ -54,7 +54,7 @@ const CHECKED: Duration = Duration::from_secs(2);
 struct Known {
     pod: Arc<ListedPod>,
     /// Its network namespace, which the agent holds open; none of an exempt pod.
-    netns: Option<(NetnsCookie, NetnsNumber)>,
+    netns: Option<NetnsNumber>,
     /// Its containers, as the agent was told.
     containers: HashMap<CgroupId, String>,
 }
@@ -65,7 +65,7 @@ impl NodePods {
         Ok(Self {
             root: root.to_owned(),
             facts,
-            own: identity(&own_netns()?),
+            own: own_netns()?.number(),
             known: HashMap::new(),
             changes: Changes::new(),
             checked: Instant::now(),
@@ -247,13 +247,12 @@ impl NodePods {
         if before.is_some() && !self.checks {
             return Ok(());
         }
-        let (own, own_number) = self.own;
-        if let Some(Some((_, number))) = before {
+        if let Some(Some(number)) = before {
             // A full node's namespaces aren't opened each time.
             let now = if pod.host_network {
-                Some(own_number)
+                Some(self.own)
             } else {
-                found.netns_number(own_number)
+                found.netns_number(self.own)
             };
             if now.is_none_or(|now| now == number) {
                 return Ok(());
@@ -262,12 +261,12 @@ impl NodePods {
         let netns = if pod.host_network {
             Some(own_netns()?)
         } else {
-            found.netns(own)
+            found.netns(self.own)
         };
         let Some(netns) = netns else {
             return Ok(());
         };
-        let now = identity(&netns);
+        let now = netns.number();
         if before == Some(Some(now)) {
             return Ok(());
         }
@@ -306,11 +305,6 @@ impl NodePods {
         );
         Ok(())
     }
-}
-
-/// What tells a network namespace from all others, and from others that there are now.
-fn identity(netns: &NetnsFd) -> (NetnsCookie, NetnsNumber) {
-    (netns.cookie(), netns.number())
 }
 
 /// The node's own network namespace.

@@ -36,18 +36,17 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The archives of further images.
+    /// The archives of all images that a node gets: those that are made in its folder, and further ones.
     ///
     /// # Errors
-    /// When one isn't there.
-    fn images(&self) -> Result<Vec<PathBuf>> {
-        self.image
-            .iter()
-            .map(|file| {
-                file.canonicalize()
-                    .with_context(|| format!("the image {} can't be read", file.display()))
-            })
-            .collect()
+    /// When one can't be made, or isn't there.
+    fn archives(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut archives = images::make(folder)?.to_vec();
+        for file in &self.image {
+            let found = file.canonicalize();
+            archives.push(found.with_context(|| format!("the image {} can't be read", file.display()))?);
+        }
+        Ok(archives)
     }
 
     /// The arguments that say the same.
@@ -133,9 +132,7 @@ impl Node {
         let mut asks = this.inside.command("ctr");
         asks.arg("version");
         this.wait(files, "containerd", || Ok(asks.output()?.status.success()))?;
-        let mut archives = images::make(&folder)?.to_vec();
-        archives.extend(options.images()?);
-        for archive in archives {
+        for archive in options.archives(&folder)? {
             let archive = archive.display().to_string();
             this.inside
                 .run(&["ctr", "-n", "k8s.io", "images", "import", &archive])?;

@@ -11,6 +11,7 @@ mod object;
 pub mod probe;
 mod redirect;
 pub mod spawn;
+mod stat;
 mod sys;
 pub mod veth;
 
@@ -20,3 +21,4 @@ pub use redirect::{
     Creator, FourTuple, GuardBy, Heartbeat, Options, Origin, Origins, Pulse, Redirect, SeenProcess,
     TargetEntry,
 };
+pub use stat::ProcessStat;

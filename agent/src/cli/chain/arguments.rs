@@ -2,6 +2,7 @@
 //!
 //! The agent itself never reads it: a process can make whoever does wait without end.
 
+use bailiff_kernel::ProcessStat;
 use bailiff_model::ProcessId;
 use bailiff_policy::mask_text;
 
@@ -37,21 +38,11 @@ pub(super) fn of(id: ProcessId) -> Option<String> {
     (!arguments.is_empty()).then(|| masked(&arguments))
 }
 
-/// Whether the process that has this number began then: `/proc` says so in hundredths of a second, the kernel's programs a moment later.
+/// Whether the process that has this number began then: the kernel's programs note it a moment later than `/proc` has it.
 fn started_so(id: ProcessId) -> bool {
-    const TICK: u64 = 10_000_000;
     const MOMENT: u64 = 1_000_000_000;
-    let Ok(line) = std::fs::read_to_string(format!("/proc/{}/stat", id.tgid)) else {
-        return false;
-    };
-    // The name, in brackets, may hold whatever its process likes.
-    let ticks = line
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<u64>().ok());
-    ticks.is_some_and(|ticks| {
-        let began = ticks.saturating_mul(TICK);
-        began <= id.start_ns && id.start_ns - began < MOMENT
-    })
+    ProcessStat::of(id.tgid)
+        .is_some_and(|stat| stat.started_ns <= id.start_ns && id.start_ns - stat.started_ns < MOMENT)
 }
 
 /// In one line, without secrets: what detectors find, values of names that say so, and passwords in addresses.
@@ -148,9 +139,7 @@ mod tests {
     #[test]
     fn this_process_is_told_and_not_one_that_had_its_number() {
         let tgid = std::process::id();
-        let line = std::fs::read_to_string("/proc/self/stat").unwrap();
-        let ticks: u64 = line.split_whitespace().nth(21).unwrap().parse().unwrap();
-        let start_ns = ticks * 10_000_000 + 5;
+        let start_ns = ProcessStat::of(tgid).unwrap().started_ns + 5;
         assert!(of(ProcessId { tgid, start_ns }).is_some());
         let before = start_ns - 20_000_000;
         assert_eq!(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bailiff_kernel::cgroup;
 use bailiff_kernel::netns::{NetnsFd, NetnsNumber};
-use bailiff_model::{CgroupId, NetnsCookie};
+use bailiff_model::CgroupId;
 
 /// `kubepods/burstable/podUID`: classes of service are one level, the pods of guaranteed service lie beside these.
 const LEVELS: usize = 2;
@@ -132,10 +132,10 @@ impl Found {
     /// A container's first process is in the pod's cgroup before it has entered the pod's namespace, so those in the node's own count
     /// for nothing. A process that made a namespace of its own could come first: then the pod's others have another, its connections are
     /// refused by the kernel side, and it has only harmed itself.
-    pub(super) fn netns(&self, own: NetnsCookie) -> Option<NetnsFd> {
+    pub(super) fn netns(&self, own: NetnsNumber) -> Option<NetnsFd> {
         self.namespaces()
             .filter_map(|path| NetnsFd::open(&path).ok())
-            .find(|netns| netns.cookie() != own)
+            .find(|netns| netns.number() != own)
     }
 
     /// The number of the same one.

@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::configuration::{self, Kernel};
 use super::{Options, is_ready, kubelet_user, wires};
 use crate::cluster::components;
-use crate::cluster::images;
 use crate::cluster::keys::Keys;
 use crate::cluster::place::Site;
 use crate::cluster::state::Files;
@@ -56,8 +55,7 @@ impl Emulated {
         fs::create_dir_all(&folder).with_context(|| format!("{} can't be made", folder.display()))?;
         configuration::write(site, &folder, keys, options, Kernel::Own)?;
         let kubeconfig = keys.kubeconfig(&kubelet_user(site), slot)?;
-        let mut archives = images::make(&folder)?.to_vec();
-        archives.extend(options.images()?);
+        let archives = options.archives(&folder)?;
 
         // From here on it goes away again, whatever fails.
         let link = wires::Link(site);

@@ -10,7 +10,7 @@ use aya::maps::{HashMap, MapData};
 use bailiff_common::{EndedKey, LEVELS_OF_PODS, Process, SCANNED};
 use bailiff_model::{Ancestor, Ancestry, CgroupId, ProcessId};
 
-use crate::cgroup;
+use crate::{ProcessStat, cgroup};
 
 /// How far up a process's ancestors are followed.
 const MOST_ANCESTORS: usize = 32;
@@ -96,7 +96,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
 struct Running {
     cgroup: u64,
     within: [u64; LEVELS_OF_PODS],
-    stat: Stat,
+    stat: ProcessStat,
     executable: String,
     threads: u64,
 }
@@ -164,7 +164,9 @@ fn gather(folder: &Path, above: &mut Vec<u64>, running: &mut Table<u32, Running>
             if running.len() >= MOST_SCANNED {
                 return;
             }
-            let Some(stat) = Stat::of(tgid) else { continue };
+            let Some(stat) = ProcessStat::of(tgid) else {
+                continue;
+            };
             let executable = fs::read_link(format!("/proc/{tgid}/exe"));
             let threads = fs::read_dir(format!("/proc/{tgid}/task")).map_or(1, Iterator::count);
             running.insert(
@@ -193,35 +195,6 @@ fn gather(folder: &Path, above: &mut Vec<u64>, running: &mut Table<u32, Running>
     }
 }
 
-/// What `/proc/PID/stat` says.
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    parent: u32,
-    started_ns: u64,
-}
-
-/// `USER_HZ`, in which `/proc` counts, is the same everywhere that this runs.
-const NS_OF_A_TICK: u64 = 10_000_000;
-
-impl Stat {
-    fn of(tgid: u32) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?)
-    }
-
-    /// The name, in brackets, may hold whatever its process likes.
-    fn parse(line: &str) -> Option<Self> {
-        let (_, rest) = line.rsplit_once(')')?;
-        let mut words = rest.split_whitespace();
-        let parent = words.nth(1)?.parse().ok()?;
-        let ticks: u64 = words.nth(17)?.parse().ok()?;
-        // Zero says that it isn't known.
-        Some(Self {
-            parent,
-            started_ns: ticks.saturating_mul(NS_OF_A_TICK).max(1),
-        })
-    }
-}
-
 fn bytes(text: &str) -> [u8; 128] {
     let mut bytes = [0; 128];
     // The last one stays zero.
@@ -235,27 +208,6 @@ fn bytes(text: &str) -> [u8; 128] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_tells_nothing_of_a_process_but_itself() {
-        let line = "77 (a) S 1 (b)) R 42 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123 9 9";
-        assert_eq!(
-            Stat::parse(line),
-            Some(Stat {
-                parent: 42,
-                started_ns: 1_230_000_000
-            })
-        );
-        assert_eq!(Stat::parse("77 (a) R"), None);
-        assert_eq!(Stat::parse(""), None);
-    }
-
-    #[test]
-    fn this_process_is_read() {
-        let stat = Stat::of(std::process::id()).unwrap();
-        assert_eq!(stat.parent, std::os::unix::process::parent_id());
-        assert!(stat.started_ns > 1);
-    }
 
     #[test]
     fn a_container_is_told_from_its_neighbours_and_not_from_what_is_below_it() {
